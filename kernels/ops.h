@@ -1,0 +1,65 @@
+// The ops of op_list.inc: checked once (contract), then run by the backend of the stream. On the meta device nothing
+// runs; contract counts the FLOPs there.
+#pragma once
+#include <utility>
+
+#include "core/stream.h"
+#include "kernels/types.h"
+
+#ifndef SFFN_HAS_CUDA
+#define SFFN_HAS_CUDA 0
+#endif
+
+namespace sffn {
+
+inline constexpr bool kHasCuda = SFFN_HAS_CUDA;
+
+namespace contract {
+#include "kernels/op_list.inc"
+}
+namespace cpu {
+#include "kernels/op_list.inc"
+}
+namespace cuda {
+#include "kernels/op_list.inc"
+}
+
+namespace ops {
+
+#define SFFN_OP(name)                                                       \
+  template <class... Args>                                                  \
+  void name(Stream& stream, Args&&... args) {                               \
+    contract::name(stream, args...);                                        \
+    if (stream.is_meta()) return;                                           \
+    if constexpr (kHasCuda) {                                               \
+      if (stream.is_cuda()) return cuda::name(stream, std::forward<Args>(args)...); \
+    }                                                                       \
+    cpu::name(stream, std::forward<Args>(args)...);                         \
+  }
+
+SFFN_OP(fill_zero)
+SFFN_OP(copy)
+SFFN_OP(add)
+SFFN_OP(sum)
+SFFN_OP(sum_of_squares)
+SFFN_OP(random_normal)
+SFFN_OP(matmul)
+SFFN_OP(column_sum)
+SFFN_OP(embedding_forward)
+SFFN_OP(embedding_backward)
+SFFN_OP(add_norm_forward)
+SFFN_OP(add_norm_backward)
+SFFN_OP(activation_forward)
+SFFN_OP(activation_backward)
+SFFN_OP(rope_forward)
+SFFN_OP(rope_backward)
+SFFN_OP(attention_forward)
+SFFN_OP(attention_backward)
+SFFN_OP(cross_entropy)
+SFFN_OP(dropout)
+SFFN_OP(adamw)
+
+#undef SFFN_OP
+
+}  // namespace ops
+}  // namespace sffn

@@ -1,0 +1,63 @@
+// Ranks that work together. Four kinds: self (one rank), threads (N ranks in one process, for tests), mpi (CPU
+// tensors), nccl (CUDA tensors). Every rank must enter every call in the same order, whatever its counts.
+#pragma once
+#include <cstdint>
+#include <memory>
+#include <span>
+#include <type_traits>
+#include <vector>
+
+#include "core/stream.h"
+#include "core/tensor.h"
+
+namespace sffn {
+
+class Communicator {
+ public:
+  virtual ~Communicator() = default;
+  virtual int rank() const = 0;
+  virtual int size() const = 0;
+
+  // Tensors on the stream's device. Rows are those of the outermost dimension; counts are rows per rank.
+  // all[Σ counts, ...] = the ranks' parts in rank order; mine has counts[rank] rows. `mine` may lie inside `all`.
+  virtual void all_gather(Stream&, Tensor all, const Tensor& mine, std::span<const int64_t> counts) = 0;
+  // send holds send_counts[r] rows for each rank r in rank order; recv gets recv_counts[r] rows from each rank r.
+  virtual void all_to_all(Stream&, Tensor recv, std::span<const int64_t> recv_counts, const Tensor& send,
+                          std::span<const int64_t> send_counts) = 0;
+  virtual void broadcast(Stream&, Tensor inout, int root) = 0;
+
+  // Host memory, small: `all` receives size() · bytes, in rank order.
+  virtual void all_gather_bytes(void* all, const void* mine, size_t bytes) = 0;
+  virtual void broadcast_bytes(void* data, size_t bytes, int root) = 0;
+  virtual void barrier() = 0;
+  // Ranks of one colour form a new communicator, ordered by key, then by rank. Collective.
+  virtual std::unique_ptr<Communicator> split(int color, int key) = 0;
+  // Ends every rank of the job with this exit code, now; callable from any thread. Does not return.
+  [[noreturn]] virtual void abort(int exit_code) = 0;
+
+  template <class T>
+  std::vector<T> gather_values(const T& mine) {
+    static_assert(std::is_trivially_copyable_v<T>);
+    std::vector<T> all(size());
+    all_gather_bytes(all.data(), &mine, sizeof(T));
+    return all;
+  }
+  template <class T>
+  T max_value(const T& mine) {
+    T best = mine;
+    for (const T& value : gather_values(mine)) best = value > best ? value : best;
+    return best;
+  }
+  template <class T>
+  T min_value(const T& mine) {
+    T best = mine;
+    for (const T& value : gather_values(mine)) best = value < best ? value : best;
+    return best;
+  }
+  bool all_true(bool mine) { return min_value(static_cast<char>(mine)) != 0; }
+};
+
+// One rank alone; every call is a copy.
+std::unique_ptr<Communicator> make_self_communicator();
+
+}  // namespace sffn

@@ -1,0 +1,78 @@
+#include "core/params.h"
+
+#include <algorithm>
+
+namespace sffn {
+namespace {
+
+Shape shape_in_memory(const ParamSpec& spec) {
+  if (spec.padded_rows == 0) return spec.shape;
+  SFFN_CHECK(spec.shape.rank() == 2 && spec.padded_rows >= spec.shape[0], spec.name, ": cannot pad ", spec.shape.str(),
+             " to ", spec.padded_rows, " rows");
+  return {spec.padded_rows, spec.shape[1]};
+}
+
+int64_t aligned(int64_t count) { return (count + ParamStore::kAlign - 1) / ParamStore::kAlign * ParamStore::kAlign; }
+
+}  // namespace
+
+Param& ParamStore::add(ParamSpec spec) {
+  SFFN_CHECK(find(spec.name) == nullptr, "the parameter ", spec.name, " was added twice");
+  Param param;
+  param.count = shape_in_memory(spec).numel();
+  param.spec = std::move(spec);
+  params_.push_back(std::move(param));
+  return params_.back();
+}
+
+Param* ParamStore::find(const std::string& name) {
+  for (Param& param : params_) {
+    if (param.spec.name == name) return &param;
+  }
+  return nullptr;
+}
+
+int64_t ParamStore::parameter_count() const {
+  int64_t total = 0;
+  for (const Param& param : params_) total += param.spec.shape.numel();
+  return total;
+}
+
+void ParamStore::lay_out() {
+  flat_size_ = 0;
+  for (Storage storage : {Storage::kMatrix, Storage::kVector}) {
+    for (Param& param : params_) {
+      if (param.spec.storage != storage) continue;
+      param.offset = flat_size_;
+      flat_size_ += aligned(param.count);
+      for (int64_t at = 0; at < param.count; at += kChunk) {
+        chunks_.push_back({&param, param.offset + at, std::min(kChunk, param.count - at)});
+      }
+    }
+    if (storage == Storage::kMatrix) matrix_size_ = flat_size_;
+  }
+}
+
+void ParamStore::allocate(DeviceRuntime& runtime, DType dtype) {
+  SFFN_CHECK(chunks_.empty(), "parameters are allocated once");
+  dtype_ = dtype;
+  lay_out();
+  matrices_ = Buffer(runtime, {matrix_size_}, dtype);
+  vectors_ = Buffer(runtime, {flat_size_ - matrix_size_}, accumulate_type(dtype));
+  for (Param& param : params_) {
+    const bool matrix = param.spec.storage == Storage::kMatrix;
+    const Tensor flat = matrix ? flat_matrices() : flat_vectors();
+    const int64_t first = matrix ? param.offset : param.offset - matrix_size_;
+    param.value = flat.slice(first, param.count).view(shape_in_memory(param.spec));
+  }
+}
+
+void ParamStore::use_gradients(const Tensor& flat) {
+  SFFN_CHECK(flat.numel() == flat_size_ && flat.dtype() == accumulate_type(dtype_), "a gradient buffer of ",
+             flat.numel(), " ", name_of(flat.dtype()), "; expected ", flat_size_, " ", name_of(accumulate_type(dtype_)));
+  for (Param& param : params_) {
+    param.grad = flat.slice(param.offset, param.count).view(shape_in_memory(param.spec));
+  }
+}
+
+}  // namespace sffn

@@ -1,0 +1,67 @@
+// Counter-based random numbers: element `index` of the stream (seed, site, layer, step) is a pure function of these,
+// so every backend and any number of ranks and threads draw the same. Philox4x32-10 (Salmon et al., SC 2011).
+#pragma once
+#include <array>
+#include <cstdint>
+#include <string_view>
+
+namespace sffn {
+
+// What the numbers are for. Values are part of the checkpoint contract (resume draws the same): never renumber.
+enum class RandomSite : uint32_t {
+  kInit = 1,
+  kDataOrder = 2,
+  kDataMix = 3,
+  kEmbeddingDropout = 4,
+  kAttentionDropout = 5,
+  kAttentionOutDropout = 6,
+  kFfnDropout = 7,
+  kSampling = 8,
+  kRandomTokens = 9,
+};
+
+struct RandomKey {
+  uint64_t seed = 0;
+  uint64_t stream = 0;
+};
+
+uint64_t mix64(uint64_t x);  // splitmix64 finaliser: a bijection that scatters its input
+RandomKey random_key(uint64_t seed, RandomSite site, int64_t layer, int64_t step);
+RandomKey random_key(uint64_t seed, std::string_view tensor_name);  // initialisation, by name
+
+using Random4 = std::array<uint32_t, 4>;
+
+inline Random4 philox(RandomKey key, uint64_t block) {
+  uint32_t c0 = static_cast<uint32_t>(block), c1 = static_cast<uint32_t>(block >> 32);
+  uint32_t c2 = static_cast<uint32_t>(key.stream), c3 = static_cast<uint32_t>(key.stream >> 32);
+  uint32_t k0 = static_cast<uint32_t>(key.seed), k1 = static_cast<uint32_t>(key.seed >> 32);
+  for (int round = 0; round < 10; ++round) {
+    const uint64_t p0 = uint64_t{0xD2511F53u} * c0, p1 = uint64_t{0xCD9E8D57u} * c2;
+    const uint32_t n0 = static_cast<uint32_t>(p1 >> 32) ^ c1 ^ k0, n2 = static_cast<uint32_t>(p0 >> 32) ^ c3 ^ k1;
+    c0 = n0, c1 = static_cast<uint32_t>(p1), c2 = n2, c3 = static_cast<uint32_t>(p0);
+    k0 += 0x9E3779B9u, k1 += 0xBB67AE85u;
+  }
+  return {c0, c1, c2, c3};
+}
+
+// Element `index` as 32 random bits, and as a uniform number in [0, 1) with 24 bits.
+inline uint32_t random_bits(RandomKey key, uint64_t index) { return philox(key, index / 4)[index % 4]; }
+inline float uniform_from_bits(uint32_t bits) { return static_cast<float>(bits >> 8) * 0x1p-24f; }
+inline float random_uniform(RandomKey key, uint64_t index) { return uniform_from_bits(random_bits(key, index)); }
+
+// Element `index` of a standard normal stream (Box-Muller on two 32-bit draws of one Philox block, in double).
+double random_normal(RandomKey key, uint64_t index);
+
+// A keyed permutation of [0, n): position -> element, without a table (Feistel network and cycle walking).
+class Permutation {
+ public:
+  Permutation(RandomKey key, uint64_t n);
+  uint64_t operator()(uint64_t position) const;  // position < n
+
+ private:
+  RandomKey key_;
+  uint64_t n_;
+  int half_bits_;
+};
+
+}  // namespace sffn

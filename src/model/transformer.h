@@ -1,0 +1,53 @@
+// The language model: embedding, blocks of attention and FFN, final norm and the loss head.
+#pragma once
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "config/config.h"
+#include "core/params.h"
+#include "data/batch_source.h"
+#include "nn/context.h"
+
+namespace sffn {
+
+// What a probe (interface.md section 5) or a test wants to see of one pass. Tensors are copied to the host as float64.
+struct Inspection {
+  bool logits = false, hidden = false;
+  std::vector<double> logits_out;               // [B, T, V]
+  std::vector<std::vector<double>> hidden_out;  // per layer [B, T, D]
+};
+
+struct LossSum {
+  double nll = 0;          // Σ of -log p over scored tokens, nats
+  int64_t tokens = 0;      // scored tokens
+  double extra_loss = 0;   // balance losses and the like, already weighted; mean over groups
+};
+
+class Transformer {
+ public:
+  // Registers every parameter; memory comes with allocate().
+  explicit Transformer(const Config& config);
+  ~Transformer();
+  ParamStore& params();
+  const ParamStore& params() const;
+
+  void allocate(DeviceRuntime& runtime);
+  // Writes the initial values (fp32 draws by seed and name, rounded to the storage type).
+  void initialise(Stream& stream, uint64_t seed);
+
+  // One micro-batch: gradients of loss_scale · Σ nll accumulate into params().all()[i].grad.
+  LossSum forward_backward(Context& ctx, const Batch& batch, double loss_scale, Inspection* inspection = nullptr);
+  // Per-token -log p [B·T] (0 where the target is -1), no gradients; ctx.training is ignored (evaluation mode).
+  LossSum evaluate(Context& ctx, const Batch& batch, std::vector<float>* token_nll = nullptr,
+                   Inspection* inspection = nullptr);
+  // Logits of the last position of each sequence [B, V].
+  std::vector<float> next_token_logits(Context& ctx, const Batch& batch);
+
+ private:
+  struct Impl;
+  std::unique_ptr<Impl> impl_;
+};
+
+}  // namespace sffn
