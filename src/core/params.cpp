@@ -7,9 +7,10 @@ namespace {
 
 Shape shape_in_memory(const ParamSpec& spec) {
   if (spec.padded_rows == 0) return spec.shape;
-  SFFN_CHECK(spec.shape.rank() == 2 && spec.padded_rows >= spec.shape[0], spec.name, ": cannot pad ", spec.shape.str(),
-             " to ", spec.padded_rows, " rows");
-  return {spec.padded_rows, spec.shape[1]};
+  const int rank = spec.shape.rank();
+  SFFN_CHECK((rank == 1 || rank == 2) && spec.padded_rows >= spec.shape[0], spec.name, ": cannot pad ",
+             spec.shape.str(), " to ", spec.padded_rows, " rows");
+  return rank == 1 ? Shape{spec.padded_rows} : Shape{spec.padded_rows, spec.shape[1]};
 }
 
 int64_t aligned(int64_t count) { return (count + ParamStore::kAlign - 1) / ParamStore::kAlign * ParamStore::kAlign; }

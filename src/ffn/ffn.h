@@ -11,6 +11,7 @@ namespace sffn {
 struct FfnInput {
   Residual h;        // [N, D] each
   Tensor token_ids;  // [N] i32: hash methods choose by them
+  int64_t time = 0;  // tokens per sequence: N = B·T
 };
 
 struct FfnCost {

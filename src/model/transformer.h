@@ -1,5 +1,6 @@
 // The language model: embedding, blocks of attention and FFN, final norm and the loss head.
 #pragma once
+#include <complex>
 #include <cstdint>
 #include <memory>
 #include <string>
@@ -12,9 +13,10 @@
 
 namespace sffn {
 
-// What a probe (interface.md section 5) or a test wants to see of one pass. Tensors are copied to the host as float64.
+// What a probe or a test wants to see of one pass. Tensors are copied to the host as float64.
 struct Inspection {
   bool logits = false, hidden = false;
+  std::complex<double> nll;                     // Σ -log p; a complex step of a parameter shows in the imaginary part
   std::vector<double> logits_out;               // [B, T, V]
   std::vector<std::vector<double>> hidden_out;  // per layer [B, T, D]
 };
