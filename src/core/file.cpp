@@ -19,7 +19,7 @@ std::string reason() { return std::strerror(errno); }
 
 int open_flags(File::Mode mode) {
   switch (mode) {
-    case File::Mode::kRead: return O_RDONLY;
+    case File::Mode::kRead: return O_RDONLY | O_NONBLOCK;  // a FIFO must not block before it is refused
     case File::Mode::kCreateNew: return O_WRONLY | O_CREAT | O_EXCL;
     case File::Mode::kTruncate: return O_WRONLY | O_CREAT | O_TRUNC;
     case File::Mode::kAppend: return O_WRONLY | O_CREAT | O_APPEND;
@@ -37,12 +37,29 @@ File File::open(const std::string& path, Mode mode, ExitCode code) {
   if (file.descriptor_ < 0) {
     throw Error(code, path, cat("cannot open for ", mode == Mode::kRead ? "reading" : "writing", ": ", reason()));
   }
-  if (mode == Mode::kRead) {
-    struct stat info;
-    if (fstat(file.descriptor_, &info) != 0) throw Error(code, path, "cannot stat: " + reason());
-    if (!S_ISREG(info.st_mode)) throw Error(code, path, "is not a regular file");
-  }
+  if (mode == Mode::kRead) file.check_regular();
   return file;
+}
+
+File File::open_beneath(const std::string& folder, const std::string& name, ExitCode code) {
+  File file;
+  file.path_ = folder + "/" + name;
+  file.code_ = code;
+  if (!is_plain_file_name(name)) throw Error(code, folder, "a file name inside it is not a plain name");
+  const int parent = ::open(folder.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+  if (parent < 0) throw Error(code, folder, "cannot open the folder: " + reason());
+  file.descriptor_ = openat(parent, name.c_str(), open_flags(Mode::kRead) | O_NOFOLLOW | O_CLOEXEC);
+  const std::string why = file.descriptor_ >= 0 ? "" : errno == ELOOP ? "it is a link" : reason();
+  ::close(parent);
+  if (file.descriptor_ < 0) throw Error(code, file.path_, "cannot open for reading: " + why);
+  file.check_regular();
+  return file;
+}
+
+void File::check_regular() const {
+  struct stat info;
+  if (fstat(descriptor_, &info) != 0) throw Error(code_, path_, "cannot stat: " + reason());
+  if (!S_ISREG(info.st_mode)) throw Error(code_, path_, "is not a regular file");
 }
 
 File::File(File&& other) noexcept

@@ -17,6 +17,9 @@ class File {
 
   // Throws an Error of `code` naming the path and the system's reason. Reading accepts regular files only.
   static File open(const std::string& path, Mode mode, ExitCode code = ExitCode::kRunFailed);
+  // For reading a file whose name comes from another file: the name is one plain component inside `folder`, and links
+  // are not followed.
+  static File open_beneath(const std::string& folder, const std::string& name, ExitCode code = ExitCode::kDamaged);
   File() = default;
   File(File&& other) noexcept;
   File& operator=(File&& other) noexcept;
@@ -34,6 +37,7 @@ class File {
   void close();
 
  private:
+  void check_regular() const;
   std::string path_;
   int descriptor_ = -1;
   ExitCode code_ = ExitCode::kRunFailed;

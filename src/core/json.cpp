@@ -3,6 +3,7 @@
 #include <charconv>
 #include <cmath>
 #include <limits>
+#include <unordered_set>
 
 #include <nlohmann/json.hpp>
 
@@ -50,9 +51,9 @@ class Builder : public nlohmann::json_sax<nlohmann::json> {
   bool end_object() override { return close(); }
   bool end_array() override { return close(); }
   bool key(string_t& value) override {
-    Json& object = *stack_.back();
-    if (object.find(value) != nullptr) return fail("the key \"" + value + "\" stands twice");
-    object.as_object().push_back({value, Json()});
+    // A set, because a search through the members would make a file of many keys take quadratic time.
+    if (!keys_.back().insert(value).second) return fail("the key \"" + value + "\" stands twice");
+    stack_.back()->as_object().push_back({std::move(value), Json()});
     return true;
   }
   bool parse_error(size_t position, const std::string&, const nlohmann::detail::exception& e) override {
@@ -87,16 +88,19 @@ class Builder : public nlohmann::json_sax<nlohmann::json> {
     if (static_cast<int>(stack_.size()) >= depth_limit_) return fail(cat("nesting deeper than ", depth_limit_));
     Json& place = slot();
     place = std::move(container);
+    keys_.emplace_back();
     stack_.push_back(&place);  // stays valid: the container it lies in does not grow before this one is closed
     return true;
   }
   bool close() {
     stack_.pop_back();
+    keys_.pop_back();
     return true;
   }
 
   int depth_limit_;
-  std::vector<Json*> stack_;
+  std::vector<Json*> stack_;                           // open containers, innermost last
+  std::vector<std::unordered_set<std::string>> keys_;  // of each open container
   std::string error_;
   size_t position_ = 0;
 };
