@@ -1,0 +1,17 @@
+// The reference of the configuration, collected by running the parser on a reader that writes down what it is asked.
+#pragma once
+#include "config/reader.h"
+
+#include <string>
+
+namespace sffn {
+
+// In the order of the file. Members of lists stand under N, as in "data.train.N.path".
+Schema config_schema_entries();
+// [{"key", "type", "required", "default", "default_rule", "allowed", "meaning"}, ...]: a default is a value, or a rule
+// over other keys.
+Json config_schema();
+// configs/README.md
+std::string config_reference_markdown();
+
+}  // namespace sffn
