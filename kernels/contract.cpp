@@ -87,7 +87,9 @@ void check_attention(const Call& call, const Tensor& qkv, const AttentionShape& 
 void check_rope(const Call& call, const char* name, const Tensor& qkv, const Tensor& positions, const AttentionShape& s,
                 double theta) {
   call.floating(name, qkv);
-  call.require(s.heads >= 0 && s.kv_heads >= 0 && s.head_dim >= 2 && s.head_dim % 2 == 0, "head_dim is ", s.head_dim,
+  call.require(s.heads >= 1 && s.kv_heads >= 1, "heads are ", s.heads, " and kv_heads ", s.kv_heads,
+               "; expected at least 1");
+  call.require(s.head_dim >= 2 && s.head_dim % 2 == 0, "head_dim is ", s.head_dim,
                "; expected an even number of at least 2");
   call.require(theta > 0, "theta is ", theta, "; expected a positive number");
   call.exact(name, qkv, qkv.dtype(), {s.tokens(), s.qkv_width()});

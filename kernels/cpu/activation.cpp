@@ -1,0 +1,138 @@
+#include "kernels/ref/activation.h"
+
+#include "kernels/cpu/dispatch.h"
+#include "kernels/cpu/parallel.h"
+#include "kernels/cpu/vector_math.h"
+#include "kernels/ops.h"
+
+namespace sffn::cpu {
+namespace {
+
+constexpr int64_t kGrain = 16384;
+
+// f(z) and f'(z) of one element.
+struct Pair {
+  float value, slope;
+};
+
+struct Relu {
+  static float value(float z) { return z > 0.0f ? z : 0.0f; }
+  static Pair both(float z) { return {value(z), z > 0.0f ? 1.0f : 0.0f}; }
+};
+
+// (1 + tanh u)/2 = σ(2u), so f = z·σ(2u) and f' = σ + z·σ(1-σ)·2u', with 1 - σ as e^-2u·σ: no cancellation.
+struct Gelu {
+  static constexpr float kTwoSlope = 1.59576912f;  // 2√(2/π)
+  static constexpr float kCubic = 0.044715f;
+  static float twice_u(float z) { return kTwoSlope * z * multiply_add(kCubic * z, z, 1.0f); }
+  static float value(float z) { return z / (1.0f + exp_f32(-twice_u(z))); }
+  static Pair both(float z) {
+    const float exponent = -twice_u(z);
+    const float e = exp_f32(exponent > 88.0f ? 88.0f : exponent);
+    const float s = 1.0f / (1.0f + e);
+    const float du = kTwoSlope * multiply_add(3.0f * kCubic * z, z, 1.0f);
+    return {z * s, multiply_add(z * s * (e * s), du, s)};
+  }
+};
+
+struct GeluErf {
+  static float value(float z) {
+    float cdf, density;
+    normal_f32(z, cdf, density);
+    return z * cdf;
+  }
+  static Pair both(float z) {
+    float cdf, density;
+    normal_f32(z, cdf, density);
+    return {z * cdf, multiply_add(z, density, cdf)};
+  }
+};
+
+struct Silu {
+  static float value(float z) { return z / (1.0f + exp_f32(-z)); }
+  static Pair both(float z) {
+    const float e = exp_f32(z < -88.0f ? 88.0f : -z);
+    const float s = 1.0f / (1.0f + e);
+    return {z * s, multiply_add(z * s, e * s, s)};
+  }
+};
+
+template <class F>
+void with_activation(Activation f, F&& body) {
+  switch (f) {
+    case Activation::kRelu:
+      return body(Relu{});
+    case Activation::kGelu:
+      return body(Gelu{});
+    case Activation::kGeluErf:
+      return body(GeluErf{});
+    case Activation::kSilu:
+      return body(Silu{});
+  }
+}
+
+template <class Function, class T>
+void forward(T* h, const T* z, const T* gate, int64_t n) {
+  parallel_chunks(n, kGrain, [&](int64_t first, int64_t last) {
+    if (gate) {
+#pragma omp simd
+      for (int64_t i = first; i < last; ++i) {
+        h[i] = T(Function::value(static_cast<float>(gate[i])) * static_cast<float>(z[i]));
+      }
+    } else {
+#pragma omp simd
+      for (int64_t i = first; i < last; ++i) h[i] = T(Function::value(static_cast<float>(z[i])));
+    }
+  });
+}
+
+template <class Function, class T>
+void backward(T* dz, T* dgate, const T* dh, const T* z, const T* gate, int64_t n) {
+  parallel_chunks(n, kGrain, [&](int64_t first, int64_t last) {
+    if (gate) {
+#pragma omp simd
+      for (int64_t i = first; i < last; ++i) {
+        const Pair f = Function::both(static_cast<float>(gate[i]));
+        const auto d = static_cast<float>(dh[i]);
+        dgate[i] = T(d * static_cast<float>(z[i]) * f.slope);
+        dz[i] = T(d * f.value);
+      }
+    } else {
+#pragma omp simd
+      for (int64_t i = first; i < last; ++i) {
+        dz[i] = T(static_cast<float>(dh[i]) * Function::both(static_cast<float>(z[i])).slope);
+      }
+    }
+  });
+}
+
+}  // namespace
+
+void activation_forward(Stream&, Tensor h, const Tensor& z, const Tensor& gate, Activation f) {
+  with_float_type(z.dtype(), [&](auto type) {
+    using T = decltype(type);
+    T* out = h.data<T>();
+    const T *in = z.data<T>(), *gates = gate.data_or_null<T>();
+    if constexpr (kIsReference<T>) {
+      ref::activation_forward(out, in, gates, z.numel(), f);
+    } else {
+      with_activation(f, [&](auto function) { forward<decltype(function)>(out, in, gates, z.numel()); });
+    }
+  });
+}
+
+void activation_backward(Stream&, Tensor dz, Tensor dgate, const Tensor& dh, const Tensor& z, const Tensor& gate,
+                         Activation f) {
+  with_float_type(z.dtype(), [&](auto type) {
+    using T = decltype(type);
+    T *out = dz.data<T>(), *dgates = dgate.data_or_null<T>();
+    const T *grad = dh.data<T>(), *in = z.data<T>(), *gates = gate.data_or_null<T>();
+    if constexpr (kIsReference<T>) {
+      ref::activation_backward(out, dgates, grad, in, gates, z.numel(), f);
+    } else {
+      with_activation(f, [&](auto function) { backward<decltype(function)>(out, dgates, grad, in, gates, z.numel()); });
+    }
+  });
+}
+
+}  // namespace sffn::cpu
