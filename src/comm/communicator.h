@@ -1,14 +1,16 @@
 // Ranks that work together. Four kinds: self (one rank), threads (N ranks in one process, for tests), mpi (CPU
-// tensors), nccl (CUDA tensors). Every rank must enter every call in the same order, whatever its counts.
+// tensors), nccl (CUDA tensors). Every call but rank, size and abort is collective: every rank must enter it, in the
+// same order, whatever its counts. Nothing moves on the meta device, where arguments are checked only.
+// Throws RunError: counts or types that do not fit the tensors, a transfer that failed, a rank that has left.
 #pragma once
+#include "core/stream.h"
+#include "core/tensor.h"
+
 #include <cstdint>
 #include <memory>
 #include <span>
 #include <type_traits>
 #include <vector>
-
-#include "core/stream.h"
-#include "core/tensor.h"
 
 namespace sffn {
 
@@ -19,9 +21,11 @@ class Communicator {
   virtual int size() const = 0;
 
   // Tensors on the stream's device. Rows are those of the outermost dimension; counts are rows per rank.
-  // all[Σ counts, ...] = the ranks' parts in rank order; mine has counts[rank] rows. `mine` may lie inside `all`.
+  // all[Σ counts, ...] = the ranks' parts in rank order; mine has counts[rank] rows. `counts` is the same on all ranks.
+  // `mine` may be its own place in `all`, but must not overlap it otherwise.
   virtual void all_gather(Stream&, Tensor all, const Tensor& mine, std::span<const int64_t> counts) = 0;
   // send holds send_counts[r] rows for each rank r in rank order; recv gets recv_counts[r] rows from each rank r.
+  // They must not overlap.
   virtual void all_to_all(Stream&, Tensor recv, std::span<const int64_t> recv_counts, const Tensor& send,
                           std::span<const int64_t> send_counts) = 0;
   virtual void broadcast(Stream&, Tensor inout, int root) = 0;

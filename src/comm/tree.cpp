@@ -1,0 +1,262 @@
+#include "comm/tree.h"
+
+#include "kernels/ops.h"
+
+#include <algorithm>
+#include <numeric>
+
+namespace sffn {
+namespace {
+
+constexpr int64_t kSmallestPiece = 1024;
+
+bool has_no_right_sibling(TreeNode node, int64_t leaves) {
+  return node.index % 2 == 0 && ((node.index + 1) << node.level) >= leaves;
+}
+
+// A node without right sibling is its parent; up to the root.
+TreeNode promoted(TreeNode node, int64_t leaves) {
+  while ((int64_t{1} << node.level) < leaves && has_no_right_sibling(node, leaves)) {
+    node = {node.level + 1, node.index / 2};
+  }
+  return node;
+}
+
+// Puts `entry` on a stack of nodes in order of leaves, then adds neighbours that are the two children of one node:
+// add(left, right) makes left their sum.
+template <class Entry, class Add>
+void push_node(std::vector<Entry>& stack, Entry entry, int64_t leaves, Add&& add) {
+  stack.push_back(std::move(entry));
+  while (true) {
+    Entry& top = stack.back();
+    top.node = promoted(top.node, leaves);
+    if (stack.size() < 2 || top.node.index % 2 == 0) return;
+    Entry& below = stack[stack.size() - 2];
+    if (below.node != TreeNode{top.node.level, top.node.index - 1}) return;
+    add(below, top);
+    below.node = {below.node.level + 1, below.node.index / 2};
+    stack.pop_back();
+  }
+}
+
+template <class Value>
+struct Valued {
+  TreeNode node;
+  Value value;
+};
+
+}  // namespace
+
+std::vector<LeafRange> split_leaves(int64_t leaves, int ranks) {
+  std::vector<LeafRange> shares;
+  for (int r = 0; r < ranks; ++r) shares.push_back({leaves * r / ranks, leaves * (r + 1) / ranks});
+  return shares;
+}
+
+SumTree::SumTree(std::vector<LeafRange> shares, bool deterministic)
+    : shares_(std::move(shares)),
+      deterministic_(deterministic),
+      partials_(shares_.size()),
+      buffers_(shares_.size(), 0) {
+  int64_t next = 0, ranks_with_leaves = 0;
+  for (const LeafRange& share : shares_) {
+    SFFN_CHECK(share.first == next && share.last >= next, "a rank has leaves [", share.first, ", ", share.last,
+               "), its first should be ", next);
+    next = share.last;
+    ranks_with_leaves += share.last > share.first;
+  }
+  leaves_ = deterministic_ ? next : ranks_with_leaves;
+  int64_t rank_index = 0;
+  for (size_t r = 0; r < shares_.size(); ++r) {
+    if (shares_[r].first == shares_[r].last) continue;
+    if (!deterministic_) {
+      partials_[r] = {TreeNode{0, rank_index++}};
+      buffers_[r] = 1;
+      continue;
+    }
+    std::vector<Valued<char>> stack;
+    for (int64_t leaf = shares_[r].first; leaf < shares_[r].last; ++leaf) {
+      buffers_[r] = std::max(buffers_[r], static_cast<int64_t>(stack.size()) + 1);
+      push_node(stack, {{0, leaf}, 0}, leaves_, [](auto&, auto&) {});
+    }
+    for (const auto& entry : stack) partials_[r].push_back(entry.node);
+  }
+}
+
+TreeFold::TreeFold(const SumTree& tree, int rank, std::vector<Tensor> buffers)
+    : tree_leaves_(tree.leaves()),
+      deterministic_(tree.deterministic()),
+      share_(tree.share(rank)),
+      expected_partials_(tree.partials(rank).size()),
+      buffers_(std::move(buffers)) {
+  SFFN_CHECK(static_cast<int64_t>(buffers_.size()) == tree.buffers(rank), buffers_.size(), " gradient buffers, rank ",
+             rank, " needs ", tree.buffers(rank));
+  start();
+}
+
+void TreeFold::start() {
+  held_.clear();
+  free_.resize(buffers_.size());
+  std::iota(free_.rbegin(), free_.rend(), size_t{0});
+  leaf_ = share_.first;
+  writing_ = false;
+}
+
+Tensor TreeFold::next(Stream& stream) {
+  SFFN_CHECK(!writing_ && leaf_ < share_.last, "leaf ", leaf_, " of [", share_.first, ", ", share_.last,
+             ") was asked for twice or does not exist");
+  writing_ = true;
+  if (!deterministic_) {
+    if (leaf_ == share_.first) ops::fill_zero(stream, buffers_[0]);
+    return buffers_[0];
+  }
+  const Tensor& buffer = buffers_[free_.back()];
+  ops::fill_zero(stream, buffer);
+  return buffer;
+}
+
+void TreeFold::push(Stream& stream) {
+  SFFN_CHECK(writing_, "no leaf is being written");
+  writing_ = false;
+  const TreeNode leaf{0, leaf_++};
+  if (!deterministic_) {
+    held_ = {{leaf, 0}};
+    return;
+  }
+  const size_t buffer = free_.back();
+  free_.pop_back();
+  push_node(held_, Held{leaf, buffer}, tree_leaves_, [&](const Held& left, const Held& right) {
+    ops::add(stream, buffers_[left.buffer], buffers_[right.buffer]);
+    free_.push_back(right.buffer);
+  });
+}
+
+std::vector<Tensor> TreeFold::partials() const {
+  SFFN_CHECK(leaf_ == share_.last && held_.size() == expected_partials_, "leaves [", leaf_, ", ", share_.last,
+             ") are missing");
+  std::vector<Tensor> values;
+  for (const Held& held : held_) values.push_back(buffers_[held.buffer]);
+  return values;
+}
+
+namespace {
+
+// One exchange of tree_reduce_scatter. Legend: a piece is what one owner gets done in one round.
+class Exchange {
+ public:
+  Exchange(Stream& stream, Communicator& comm, Arena& scratch, const SumTree& tree, std::span<const Tensor> partials,
+           std::span<const FlatRange> owned, DType dtype, size_t exchange_bytes)
+      : stream_(stream), comm_(comm), tree_(tree), partials_(partials), owned_(owned) {
+    const int64_t others = comm_.size() - 1, own = static_cast<int64_t>(partials_.size());
+    int64_t nodes = 0, most = 0, longest = 0;
+    for (int r = 0; r < comm_.size(); ++r) {
+      nodes += nodes_of(r);
+      most = std::max(most, nodes_of(r));
+      longest = std::max(longest, range(r).count);
+    }
+    const int64_t budget = static_cast<int64_t>(exchange_bytes / size_of(dtype));
+    piece_ = std::min(longest, std::max(kSmallestPiece, budget / (nodes + most * others)));
+    rounds_ = longest == 0 ? 0 : (longest + piece_ - 1) / piece_;
+    if (others == 0) return;
+    const int64_t largest_own = std::min(piece_, range(comm_.rank()).count);
+    send_ = scratch.allocate({own * others * piece_}, dtype, "gradient pieces to send");
+    recv_ = scratch.allocate({(nodes - own) * largest_own}, dtype, "gradient pieces received");
+  }
+
+  int64_t rounds() const { return rounds_; }
+
+  void run(int64_t round, const Tensor& out) {
+    const FlatRange mine = piece_of(comm_.rank(), round);
+    if (comm_.size() > 1) trade(round, mine);
+    if (mine.count == 0) return;
+    std::vector<Valued<Tensor>> stack;
+    int64_t received = 0;
+    for (int r = 0; r < comm_.size(); ++r) {
+      for (size_t j = 0; j < tree_.partials(r).size(); ++j) {
+        const Tensor value = r == comm_.rank() ? partials_[j].slice(mine.offset, mine.count)
+                                               : recv_.slice(received++ * mine.count, mine.count);
+        push_node(stack, {tree_.partials(r)[j], value}, tree_.leaves(),
+                  [&](const auto& left, const auto& right) { ops::add(stream_, left.value, right.value); });
+      }
+    }
+    SFFN_CHECK(stack.size() == 1, "the leaves do not sum to one root but to ", stack.size(), " nodes");
+    const Tensor target = out.slice(mine.offset - range(comm_.rank()).offset, mine.count);
+    if (target.raw() != stack[0].value.raw()) ops::copy(stream_, target, stack[0].value);
+  }
+
+ private:
+  int64_t nodes_of(int rank) const { return static_cast<int64_t>(tree_.partials(rank).size()); }
+  FlatRange range(int rank) const { return owned_[static_cast<size_t>(rank)]; }
+  FlatRange piece_of(int rank, int64_t round) const {
+    const int64_t first = std::min(round * piece_, range(rank).count);
+    return {range(rank).offset + first, std::min(piece_, range(rank).count - first)};
+  }
+
+  // Every rank's nodes of my piece come to recv_ in order of ranks, my nodes of their pieces go to them.
+  void trade(int64_t round, FlatRange mine) {
+    std::vector<int64_t> send_counts, recv_counts;
+    int64_t sent = 0;
+    for (int r = 0; r < comm_.size(); ++r) {
+      const bool self = r == comm_.rank();
+      const FlatRange theirs = piece_of(r, round);
+      send_counts.push_back(self ? 0 : static_cast<int64_t>(partials_.size()) * theirs.count);
+      recv_counts.push_back(self ? 0 : nodes_of(r) * mine.count);
+      if (self || theirs.count == 0) continue;
+      for (const Tensor& partial : partials_) {
+        ops::copy(stream_, send_.slice(sent, theirs.count), partial.slice(theirs.offset, theirs.count));
+        sent += theirs.count;
+      }
+    }
+    const int64_t received = std::accumulate(recv_counts.begin(), recv_counts.end(), int64_t{0});
+    comm_.all_to_all(stream_, recv_.slice(0, received), recv_counts, send_.slice(0, sent), send_counts);
+  }
+
+  Stream& stream_;
+  Communicator& comm_;
+  const SumTree& tree_;
+  std::span<const Tensor> partials_;
+  std::span<const FlatRange> owned_;
+  int64_t piece_ = 0, rounds_ = 0;
+  Tensor send_, recv_;
+};
+
+}  // namespace
+
+void tree_reduce_scatter(Stream& stream, Communicator& comm, Arena& scratch, const SumTree& tree, Tensor out,
+                         std::span<const Tensor> partials, std::span<const FlatRange> owned, size_t exchange_bytes) {
+  SFFN_CHECK(tree.ranks() == comm.size() && static_cast<int>(owned.size()) == comm.size(), "a tree for ", tree.ranks(),
+             " ranks and ", owned.size(), " ranges on ", comm.size(), " ranks");
+  SFFN_CHECK(tree.leaves() > 0, "no rank has a leaf");
+  SFFN_CHECK(partials.size() == tree.partials(comm.rank()).size(), partials.size(), " partial sums, the tree says ",
+             tree.partials(comm.rank()).size());
+  SFFN_CHECK(out.numel() == owned[static_cast<size_t>(comm.rank())].count, "out has ", out.numel(),
+             " elements, owned are ", owned[static_cast<size_t>(comm.rank())].count);
+  const ArenaScope scope(scratch);
+  Exchange exchange(stream, comm, scratch, tree, partials, owned, out.dtype(), exchange_bytes);
+  for (int64_t round = 0; round < exchange.rounds(); ++round) exchange.run(round, out);
+}
+
+double tree_sum(std::span<const double> leaves) {
+  std::vector<Valued<double>> stack;
+  const auto count = static_cast<int64_t>(leaves.size());
+  for (int64_t leaf = 0; leaf < count; ++leaf) {
+    push_node(stack, {{0, leaf}, leaves[static_cast<size_t>(leaf)]}, count,
+              [](auto& left, const auto& right) { left.value += right.value; });
+  }
+  return stack.empty() ? 0.0 : stack[0].value;
+}
+
+std::vector<double> gather_in_order(Communicator& comm, std::span<const double> mine) {
+  const std::vector<int64_t> counts = comm.gather_values(static_cast<int64_t>(mine.size()));
+  const auto most = static_cast<size_t>(*std::max_element(counts.begin(), counts.end()));
+  std::vector<double> padded(mine.begin(), mine.end()), all(most * counts.size()), ordered;
+  padded.resize(most);
+  comm.all_gather_bytes(all.data(), padded.data(), most * sizeof(double));
+  for (size_t r = 0; r < counts.size(); ++r) {
+    const auto first = all.begin() + static_cast<std::ptrdiff_t>(r * most);
+    ordered.insert(ordered.end(), first, first + counts[r]);
+  }
+  return ordered;
+}
+
+}  // namespace sffn

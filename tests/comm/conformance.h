@@ -1,0 +1,11 @@
+// Every collective specified by a few copies, for every kind of communicator. Values are functions of the rank that
+// owns them and of their global index, so that a row which goes astray shows. Failures are exceptions: these checks run
+// on several threads at once, and in processes that have no test framework.
+#pragma once
+#include "comm/communicator.h"
+
+namespace sffn::test {
+
+void check_conformance(Communicator& comm);
+
+}  // namespace sffn::test
