@@ -43,9 +43,6 @@ inline float exp_f32(float x) {
   return x < -87.33f ? 0.0f : result;
 }
 
-// 1 / (1 + e^-x), within 3 ulp.
-inline float sigmoid_f32(float x) { return 1.0f / (1.0f + exp_f32(-x)); }
-
 // The standard normal distribution: cdf = Φ(x) within 8 ulp in both tails, density = e^(-x²/2) / √(2π) within 4.
 // Φ(-a) = e^(-a²/2)·t·h(t), t = 1 / (1 + 0.24 a), for a >= 0; h interpolates at Chebyshev nodes to 4e-9.
 inline void normal_f32(float x, float& cdf, float& density) {

@@ -4,25 +4,25 @@
 #include "kernels/types.h"
 
 #include <cstdint>
-#include <numbers>
 
 namespace sffn::ref {
 
-// relu max(z, 0); gelu z/2·(1 + tanh(√(2/π)(z + 0.044715 z³))) and gelu_erf z/2·(1 + erf(z/√2))
-// (Hendrycks & Gimpel, arXiv 1606.08415, section 2); silu z/(1 + e^-z).
+// 2u = 2√(2/π)(z + 0.044715 z³)
+inline constexpr double kGeluSlope = 1.5957691216057308, kGeluCubic = 0.044715;
+template <class T>
+T gelu_argument(T z) {
+  return constant<T>(kGeluSlope) * (z + constant<T>(kGeluCubic) * z * z * z);
+}
+
+// relu max(z, 0);  gelu_erf z·Φ(z), and gelu z/2·(1 + tanh u) with u = √(2/π)(z + 0.044715 z³) (Hendrycks & Gimpel,
+// arXiv 1606.08415, section 2), written z·σ(2u), which is the same and does not cancel;  silu z·σ(z).
 template <class T>
 T activation(T z, Activation f) {
   switch (f) {
-    case Activation::kRelu:
-      return real(z) > 0 ? z : T(0);
-    case Activation::kGelu: {
-      const T u = constant<T>(std::sqrt(2 / std::numbers::pi)) * (z + constant<T>(0.044715) * z * z * z);
-      return constant<T>(0.5) * z * (T(1) + std::tanh(u));
-    }
-    case Activation::kGeluErf:
-      return constant<T>(0.5) * z * (T(1) + error_function(z * constant<T>(1 / std::numbers::sqrt2)));
-    case Activation::kSilu:
-      return z * sigmoid(z);
+    case Activation::kRelu: return real(z) > 0 ? z : T(0);
+    case Activation::kGelu: return z * sigmoid(gelu_argument(z));
+    case Activation::kGeluErf: return z * normal_cdf(z);
+    case Activation::kSilu: return z * sigmoid(z);
   }
   return T(0);
 }
@@ -30,27 +30,14 @@ T activation(T z, Activation f) {
 template <class T>
 T activation_derivative(T z, Activation f) {
   switch (f) {
-    case Activation::kRelu:
-      return real(z) > 0 ? T(1) : T(0);
-    case Activation::kGelu: {
-      // u = √(2/π)(z + 0.044715 z³);  f = z/2·(1 + tanh u),  tanh' = 1 - tanh²
-      const T slope = constant<T>(std::sqrt(2 / std::numbers::pi));
-      const T u = slope * (z + constant<T>(0.044715) * z * z * z);
-      const T du = slope * (T(1) + constant<T>(3 * 0.044715) * z * z);
-      const T t = std::tanh(u);
-      return constant<T>(0.5) * (T(1) + t) + constant<T>(0.5) * z * (T(1) - t * t) * du;
+    case Activation::kRelu: return real(z) > 0 ? T(1) : T(0);
+    case Activation::kGelu: {  // f = z·σ(2u), σ' = σ(1 - σ) and 1 - σ(x) = σ(-x)
+      const T argument = gelu_argument(z);
+      const T slope = constant<T>(kGeluSlope) * (T(1) + constant<T>(3 * kGeluCubic) * z * z);
+      return sigmoid(argument) + z * sigmoid(argument) * sigmoid(-argument) * slope;
     }
-    case Activation::kGeluErf: {
-      // f = z·Φ(z), Φ(z) = (1 + erf(z/√2))/2, Φ' = e^(-z²/2)/√(2π)
-      const T cdf = constant<T>(0.5) * (T(1) + error_function(z * constant<T>(1 / std::numbers::sqrt2)));
-      const T density = std::exp(constant<T>(-0.5) * z * z) * constant<T>(1 / std::sqrt(2 * std::numbers::pi));
-      return cdf + z * density;
-    }
-    case Activation::kSilu: {
-      // f = z·σ(z), σ' = σ(1 - σ)
-      const T s = sigmoid(z);
-      return s + z * s * (T(1) - s);
-    }
+    case Activation::kGeluErf: return normal_cdf(z) + z * normal_density(z);  // f = z·Φ(z), Φ' = φ
+    case Activation::kSilu: return sigmoid(z) + z * sigmoid(z) * sigmoid(-z);  // f = z·σ(z)
   }
   return T(0);
 }

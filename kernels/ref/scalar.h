@@ -58,30 +58,39 @@ template <class T>
 T square(T x) {
   return x * x;
 }
+// 1/(1 + e^-x), by e^x on the left so that nothing overflows. 1 - σ(x) is σ(-x).
 template <class T>
 T sigmoid(T x) {
+  if (real(x) < 0) return std::exp(x) / (T(1) + std::exp(x));
   return T(1) / (T(1) + std::exp(-x));
 }
 
-// erf(z) for every z near the real axis: both forms are analytic and free of cancellation.
-//   |Re z| < 6:  2/√π e^(-z²) Σ_n 2ⁿ z^(2n+1) / (2n+1)!!                        (Abramowitz & Stegun 7.1.6)
-//   otherwise:   ±(1 - e^(-z²)/√π · 1/(z + (1/2)/(z + 1/(z + (3/2)/(z + …))))   (Abramowitz & Stegun 7.1.14)
-inline Complex error_function(Complex z) {
-  if (z.real() < 0) return -error_function(-z);
-  const Complex gauss = std::exp(-z * z) / std::sqrt(std::numbers::pi);
-  if (z.real() < 6) {
-    Complex term = z, sum = z;
-    for (int n = 1; std::abs(term.real()) > 1e-18 * std::abs(sum.real()) && n < 300; ++n) {
-      term *= 2.0 * z * z / (2.0 * n + 1.0);
+// φ(x) = e^(-x²/2) / √(2π)
+template <class T>
+T normal_density(T x) {
+  return std::exp(constant<T>(-0.5) * x * x) * constant<T>(1 / std::sqrt(2 * std::numbers::pi));
+}
+
+// Φ(x), the distribution function of the standard normal; with its relative accuracy in the lower tail.
+inline double normal_cdf(double x) { return 0.5 * std::erfc(-x / std::numbers::sqrt2); }
+inline float normal_cdf(float x) { return static_cast<float>(normal_cdf(static_cast<double>(x))); }
+// Near the real axis, a = -x:  Re a < 3: Φ(-a) = 1/2 - φ(a) Σ_n a^(2n+1) / (1·3·5···(2n+1))
+//                         otherwise: Φ(-a) = φ(a) / (a + 1/(a + 2/(a + 3/(a + …))))
+// (Abramowitz & Stegun 26.2.11 and 26.2.14).
+inline Complex normal_cdf(Complex x) {
+  if (x.real() > 0) return 1.0 - normal_cdf(-x);
+  const Complex a = -x;
+  if (a.real() < 3) {
+    Complex term = a, sum = a;
+    for (int n = 1; n < 100; ++n) {
+      term *= a * a / (2.0 * n + 1.0);
       sum += term;
     }
-    return 2.0 * gauss * sum;
+    return 0.5 - normal_density(a) * sum;
   }
-  Complex fraction = z;
-  for (int k = 60; k >= 1; --k) fraction = z + 0.5 * k / fraction;
-  return 1.0 - gauss / fraction;
+  Complex fraction = a;
+  for (int k = 150; k >= 1; --k) fraction = a + static_cast<double>(k) / fraction;
+  return normal_density(a) / fraction;
 }
-inline double error_function(double x) { return std::erf(x); }
-inline float error_function(float x) { return std::erf(x); }
 
 }  // namespace sffn::ref

@@ -87,10 +87,10 @@ TEST_CASE("a value does not depend on the length of the loop around it", "[vecto
   std::vector<float> x(127), full(127), one(127);
   for (size_t i = 0; i < x.size(); ++i) x[i] = -20.0f + 0.31f * static_cast<float>(i);
 #pragma omp simd
-  for (size_t i = 0; i < x.size(); ++i) full[i] = sigmoid_f32(x[i]);
+  for (size_t i = 0; i < x.size(); ++i) full[i] = exp_f32(x[i]);
   for (size_t i = 0; i < x.size(); ++i) {
     const volatile float alone = x[i];
-    one[i] = sigmoid_f32(alone);
+    one[i] = exp_f32(alone);
   }
   CHECK(full == one);
 }
