@@ -30,8 +30,8 @@ Json& descend(Json& json, const std::string& part, const std::string& place) {
   if (json.is_null() && part == "0") json = Json::array();
   if (json.is_null() || json.is_object()) return json[part];
   if (!json.is_array()) {
-    throw UsageError(place, cat("\"", printable(part), "\" would lie in ", printable(json.dump()), ", a ",
-                                json.type_name(), "; only objects and lists have members"));
+    throw UsageError(place, cat("\"", printable(part), "\" would lie in ", printable(json.dump()), " (",
+                                json.type_name(), "); only objects and lists have members"));
   }
   Json::Array& list = json.as_array();
   size_t index = 0;

@@ -52,7 +52,7 @@ class Builder : public nlohmann::json_sax<nlohmann::json> {
   bool end_array() override { return close(); }
   bool key(string_t& value) override {
     // A set, because a search through the members would make a file of many keys take quadratic time.
-    if (!keys_.back().insert(value).second) return fail("the key \"" + value + "\" stands twice");
+    if (!keys_.back().insert(value).second) return fail(cat("the key ", Json(value).dump(), " stands twice"));
     stack_.back()->as_object().push_back({std::move(value), Json()});
     return true;
   }
@@ -247,6 +247,10 @@ Json parse_json(std::string_view text, const std::string& place, ExitCode code, 
     throw Error(code, place, cat("JSON of ", text.size(), " bytes; at most ", limits.bytes));
   }
   if (text.starts_with("\xef\xbb\xbf")) throw Error(code, place, "starts with a byte order mark; plain UTF-8 is expected");
+  // The library takes NUL for the end of the text and would ignore what follows.
+  if (const size_t nul = text.find('\0'); nul != std::string_view::npos) {
+    throw Error(code, place, cat("not valid JSON at ", line_and_column(text, nul), ": a NUL byte; UTF-8 is expected"));
+  }
   Builder builder(limits.depth);
   if (!nlohmann::json::sax_parse(text, &builder)) {
     const std::string at = builder.position() > 0 ? " at " + line_and_column(text, builder.position() - 1) : "";

@@ -26,7 +26,7 @@ struct Init {
 struct ParamSpec {
   std::string name;  // as in checkpoints
   Shape shape;       // as in checkpoints
-  Init init;
+  Init init = {};
   Storage storage = Storage::kMatrix;
   Placement placement = Placement::kReplicated;
   int64_t padded_rows = 0;  // rows in memory when more than shape[0]: they stay zero and are never saved

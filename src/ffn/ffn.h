@@ -1,10 +1,10 @@
 // The feed-forward sub-layer of a block, whatever its method.
 #pragma once
-#include <cstdint>
-#include <memory>
-
 #include "nn/context.h"
 #include "nn/residual.h"
+
+#include <cstdint>
+#include <memory>
 
 namespace sffn {
 

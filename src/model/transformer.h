@@ -1,15 +1,15 @@
 // The language model: embedding, blocks of attention and FFN, final norm and the loss head.
 #pragma once
+#include "config/config.h"
+#include "core/params.h"
+#include "data/batch_source.h"
+#include "nn/context.h"
+
 #include <complex>
 #include <cstdint>
 #include <memory>
 #include <string>
 #include <vector>
-
-#include "config/config.h"
-#include "core/params.h"
-#include "data/batch_source.h"
-#include "nn/context.h"
 
 namespace sffn {
 
@@ -22,20 +22,23 @@ struct Inspection {
 };
 
 struct LossSum {
-  double nll = 0;          // Σ of -log p over scored tokens, nats
-  int64_t tokens = 0;      // scored tokens
-  double extra_loss = 0;   // balance losses and the like, already weighted; mean over groups
+  double nll = 0;         // Σ of -log p over scored tokens, nats
+  int64_t tokens = 0;     // scored tokens
+  double extra_loss = 0;  // balance losses and the like, already weighted; mean over groups
 };
 
 class Transformer {
  public:
   // Registers every parameter; memory comes with allocate().
   explicit Transformer(const Config& config);
+  // Logits are made for at most this many bytes of tokens at a time: for tests of that chunking.
+  Transformer(const Config& config, int64_t logits_bytes);
   ~Transformer();
   ParamStore& params();
   const ParamStore& params() const;
 
   void allocate(DeviceRuntime& runtime);
+  size_t constant_bytes() const;  // beside parameters: the table of sinusoidal positions
   // Writes the initial values (fp32 draws by seed and name, rounded to the storage type).
   void initialise(Stream& stream, uint64_t seed);
 

@@ -1,10 +1,10 @@
 // What a layer needs beside its inputs: no layer holds hidden state of the step.
 #pragma once
-#include <cstdint>
-
 #include "comm/communicator.h"
 #include "core/arena.h"
 #include "core/stream.h"
+
+#include <cstdint>
 
 namespace sffn {
 

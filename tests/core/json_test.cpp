@@ -54,3 +54,9 @@ TEST_CASE("a dumped value parses back to itself", "[json]") {
   CHECK(Json(2.0).dump() == "2.0");
   CHECK(Json(std::string("\xff")).dump() == "\"\xef\xbf\xbd\"");
 }
+
+// Kills: ignoring what follows a NUL byte; a key on the terminal as it stands in the file.
+TEST_CASE("bytes that end or rewrite a line of text are refused and shown escaped", "[json]") {
+  CHECK(error_of(std::string_view("{}\0x", 4)).find("line 1 column 3: a NUL byte") != std::string::npos);
+  CHECK(error_of(R"({"\u001b": 1, "\u001b": 2})").find("\\u001b") != std::string::npos);
+}

@@ -1,0 +1,31 @@
+#include "model/block.h"
+
+#include "kernels/ops.h"
+
+namespace sffn {
+
+Block::Block(ParamStore& params, const Config& config, const FfnOptions& ffn, int64_t layer)
+    : attention_(params, config.model, layer),
+      ffn_(ffn.make({.params = params, .model = config.model, .recompute = config.train.recompute, .layer = layer})) {}
+
+Residual Block::forward(Context& ctx, const BatchTensors& batch, const Residual& h, Saved& saved) const {
+  const Residual middle = attention_.forward(ctx, batch, h, saved.attention);
+  return ffn_->forward(ctx, {.h = middle, .token_ids = batch.inputs, .time = batch.time}, saved.ffn);
+}
+
+void Block::forward_discarding(Context& ctx, const BatchTensors& batch, const Residual& h, const Residual& out) const {
+  const ArenaScope scope(ctx.saved);
+  Saved discarded;
+  const Residual result = forward(ctx, batch, h, discarded);
+  ops::copy(ctx.stream, out.sum, result.sum);
+  ops::copy(ctx.stream, out.pending, result.pending);
+}
+
+void Block::backward(Context& ctx, const BatchTensors& batch, Saved& saved, Tensor dh) const {
+  const ArenaScope scope(ctx.saved);
+  if (saved.input.defined()) forward(ctx, batch, {.sum = saved.input, .pending = {}}, saved);
+  ffn_->backward(ctx, *saved.ffn, dh);
+  attention_.backward(ctx, batch, saved.attention, dh);
+}
+
+}  // namespace sffn

@@ -1,0 +1,179 @@
+#include "model/transformer.h"
+
+#include "ffn/registry.h"
+#include "kernels/ops.h"
+#include "model/block.h"
+#include "model/embedding.h"
+#include "model/loss_head.h"
+#include "nn/host_values.h"
+
+#include <algorithm>
+#include <deque>
+#include <limits>
+#include <utility>
+
+namespace sffn {
+
+struct Transformer::Impl {
+  explicit Impl(const Config& config, int64_t logits_bytes);
+
+  BatchTensors upload_batch(Context&, const Batch&) const;
+  // The residual stream after all blocks; nothing is kept for a backward pass.
+  Residual run_discarding(Context&, const BatchTensors&, Inspection*) const;
+  Residual run_keeping(Context&, const BatchTensors&, std::vector<Block::Saved>&, Inspection*) const;
+
+  Config config;
+  ParamStore params;
+  Embedding embedding;
+  std::deque<Block> blocks;
+  std::unique_ptr<LossHead> head;
+};
+
+namespace {
+
+Residual allocate_stream(Context& ctx, const Tensor& like) {
+  Residual out;
+  out.sum = ctx.saved.allocate(like.shape(), like.dtype(), "residual sum");
+  out.pending = ctx.saved.allocate(like.shape(), like.dtype(), "residual pending");
+  return out;
+}
+
+void inspect_hidden(Context& ctx, const Residual& h, Inspection* inspection) {
+  if (inspection == nullptr || !inspection->hidden) return;
+  std::vector<double> value = read_values(ctx.stream, h.sum);
+  const std::vector<double> pending = read_values(ctx.stream, h.pending);
+  for (size_t i = 0; i < value.size(); ++i) value[i] += pending[i];
+  inspection->hidden_out.push_back(std::move(value));
+}
+
+void clear(Inspection* inspection) {
+  if (inspection == nullptr) return;
+  inspection->logits_out.clear();
+  inspection->hidden_out.clear();
+}
+
+// The draws are f32 whatever the dtype, so that every precision starts from the same weights.
+void draw_normal(Stream& stream, const Param& param, uint64_t seed) {
+  const Init& init = param.spec.init;
+  const Shape shape = param.spec.shape;
+  const Tensor rows = param.value.slice(0, shape[0]);
+  const RandomKey key = random_key(seed, param.spec.name);
+  const bool truncated = init.kind == Init::Kind::kTruncatedNormal;
+  if (rows.dtype() == DType::kF32) return ops::random_normal(stream, rows, key, init.value, truncated);
+  const Buffer draws(stream.runtime(), shape, DType::kF32);
+  const Tensor drawn = draws.tensor(shape, DType::kF32);
+  ops::random_normal(stream, drawn, key, init.value, truncated);
+  ops::copy(stream, rows, drawn);
+  stream.synchronize();
+}
+
+}  // namespace
+
+Transformer::Impl::Impl(const Config& config, int64_t logits_bytes) : config(config), embedding(params, config.model) {
+  const std::vector<FfnEntry> ffn = resolve_ffn(config.model, "config");
+  for (int64_t layer = 0; layer < config.model.layers; ++layer) {
+    blocks.emplace_back(params, config, *ffn[static_cast<size_t>(layer)].options, layer);
+  }
+  head = std::make_unique<LossHead>(params, config.model, embedding.tokens(), logits_bytes);
+}
+
+BatchTensors Transformer::Impl::upload_batch(Context& ctx, const Batch& batch) const {
+  const bool table = config.model.positions != Positions::kRope;
+  return upload(ctx, batch, config.model.vocab_size,
+                table ? config.model.context : std::numeric_limits<int32_t>::max());
+}
+
+Residual Transformer::Impl::run_discarding(Context& ctx, const BatchTensors& batch, Inspection* inspection) const {
+  Residual h{.sum = embedding.forward(ctx, batch), .pending = {}};
+  const Residual stream = allocate_stream(ctx, h.sum);
+  for (const Block& block : blocks) {
+    block.forward_discarding(ctx, batch, h, stream);
+    h = stream;
+    inspect_hidden(ctx, h, inspection);
+  }
+  return h;
+}
+
+// Under recompute block, each block's pending branch is kept, which becomes the sum' of the next block, its input; the
+// sums share one tensor.
+Residual Transformer::Impl::run_keeping(Context& ctx, const BatchTensors& batch, std::vector<Block::Saved>& saved,
+                                        Inspection* inspection) const {
+  const bool recompute = config.train.recompute == Recompute::kBlock;
+  Residual h{.sum = embedding.forward(ctx, batch), .pending = {}};
+  const Tensor sum = recompute ? ctx.saved.allocate(h.sum.shape(), h.sum.dtype(), "residual sum") : Tensor();
+  for (size_t i = 0; i < blocks.size(); ++i) {
+    if (recompute) {
+      saved[i].input = h.pending.defined() ? h.pending : h.sum;
+      const Residual out{.sum = sum, .pending = ctx.saved.allocate(sum.shape(), sum.dtype(), "block out")};
+      blocks[i].forward_discarding(ctx, batch, h, out);
+      h = out;
+    } else {
+      h = blocks[i].forward(ctx, batch, h, saved[i]);
+    }
+    inspect_hidden(ctx, h, inspection);
+  }
+  return h;
+}
+
+Transformer::Transformer(const Config& config) : Transformer(config, LossHead::kLogitsBytes) {}
+Transformer::Transformer(const Config& config, int64_t logits_bytes)
+    : impl_(std::make_unique<Impl>(config, logits_bytes)) {}
+Transformer::~Transformer() = default;
+
+ParamStore& Transformer::params() { return impl_->params; }
+const ParamStore& Transformer::params() const { return impl_->params; }
+
+void Transformer::allocate(DeviceRuntime& runtime) {
+  impl_->params.allocate(runtime, impl_->config.dtype());
+  impl_->embedding.allocate(runtime, impl_->config.dtype());
+}
+
+size_t Transformer::constant_bytes() const { return impl_->embedding.constant_bytes(); }
+
+void Transformer::initialise(Stream& stream, uint64_t seed) {
+  ops::fill_zero(stream, impl_->params.flat_matrices());
+  ops::fill_zero(stream, impl_->params.flat_vectors());
+  for (const Param& param : impl_->params.all()) {
+    const Init& init = param.spec.init;
+    if (init.kind != Init::Kind::kConstant) {
+      draw_normal(stream, param, seed);
+    } else if (init.value != 0) {
+      const std::vector<double> values(static_cast<size_t>(param.spec.shape.numel()), init.value);
+      write_values(stream, param.value.slice(0, param.spec.shape[0]), values);
+    }
+  }
+}
+
+LossSum Transformer::forward_backward(Context& ctx, const Batch& batch, double loss_scale, Inspection* inspection) {
+  const ArenaScope saved_scope(ctx.saved), scope(ctx.scratch);
+  clear(inspection);
+  const BatchTensors tensors = impl_->upload_batch(ctx, batch);
+  std::vector<Block::Saved> saved(impl_->blocks.size());
+  const Residual h = impl_->run_keeping(ctx, tensors, saved, inspection);
+  Tensor dh = ctx.scratch.allocate(h.sum.shape(), h.sum.dtype(), "dh");
+  const LossSum loss = impl_->head->forward_backward(ctx, tensors, h, dh, loss_scale, inspection);
+  for (size_t i = impl_->blocks.size(); i-- > 0;) impl_->blocks[i].backward(ctx, tensors, saved[i], dh);
+  impl_->embedding.backward(ctx, tensors, dh);
+  return loss;
+}
+
+LossSum Transformer::evaluate(Context& ctx, const Batch& batch, std::vector<float>* token_nll, Inspection* inspection) {
+  const ArenaScope saved_scope(ctx.saved), scope(ctx.scratch);
+  clear(inspection);
+  Context evaluation = ctx;
+  evaluation.training = false;
+  const BatchTensors tensors = impl_->upload_batch(evaluation, batch);
+  const Residual h = impl_->run_discarding(evaluation, tensors, inspection);
+  return impl_->head->evaluate(evaluation, tensors, h, token_nll, inspection);
+}
+
+std::vector<float> Transformer::next_token_logits(Context& ctx, const Batch& batch) {
+  const ArenaScope saved_scope(ctx.saved), scope(ctx.scratch);
+  Context evaluation = ctx;
+  evaluation.training = false;
+  const BatchTensors tensors = impl_->upload_batch(evaluation, batch);
+  const Residual h = impl_->run_discarding(evaluation, tensors, nullptr);
+  return impl_->head->last_logits(evaluation, tensors, h);
+}
+
+}  // namespace sffn
