@@ -21,14 +21,17 @@ void check_mpi(int code, const char* call) {
 }
 #define SFFN_MPI(call, ...) check_mpi(call(__VA_ARGS__), #call)
 
-// Freed by the destructor only where all ranks come by: not while an exception unwinds this one.
+// Freed by the destructor only where all ranks come by: not while an exception unwinds this one. MPI_Finalize frees the
+// rest.
 class OwnedComm {
  public:
   explicit OwnedComm(MPI_Comm comm) : comm_(comm), exceptions_(std::uncaught_exceptions()) {
     SFFN_MPI(MPI_Comm_set_errhandler, comm_, MPI_ERRORS_RETURN);
   }
   ~OwnedComm() {
-    if (std::uncaught_exceptions() == exceptions_) MPI_Comm_free(&comm_);
+    int finalized = 0;
+    MPI_Finalized(&finalized);
+    if (!finalized && std::uncaught_exceptions() == exceptions_) MPI_Comm_free(&comm_);
   }
   OwnedComm(const OwnedComm&) = delete;
   OwnedComm& operator=(const OwnedComm&) = delete;
@@ -135,8 +138,6 @@ class MpiCommunicator final : public Communicator {
     std::_Exit(exit_code);
   }
 
-  MPI_Comm get() const { return comm_.get(); }
-
  private:
   static constexpr int kTag = 1;
   struct Receive {
@@ -172,29 +173,6 @@ class MpiCommunicator final : public Communicator {
   int rank_ = 0, size_ = 1;
 };
 
-class MpiHostMemory final : public HostMemory {
- public:
-  MpiHostMemory(MPI_Comm host, int rank, size_t bytes) : exceptions_(std::uncaught_exceptions()) {
-    void* own = nullptr;
-    SFFN_MPI(MPI_Win_allocate_shared, rank == 0 ? static_cast<MPI_Aint>(bytes) : 0, 1, MPI_INFO_NULL, host, &own,
-             &window_);
-    MPI_Aint size = 0;
-    int unit = 0;
-    SFFN_MPI(MPI_Win_shared_query, window_, 0, &size, &unit, &data_);
-    if (rank == 0) std::memset(data_, 0, bytes);
-    SFFN_MPI(MPI_Barrier, host);
-  }
-  ~MpiHostMemory() override {
-    if (std::uncaught_exceptions() == exceptions_) MPI_Win_free(&window_);
-  }
-  void* data() const override { return data_; }
-
- private:
-  MPI_Win window_ = MPI_WIN_NULL;
-  void* data_ = nullptr;
-  int exceptions_;
-};
-
 }  // namespace
 
 void mpi_start() {
@@ -222,14 +200,12 @@ std::unique_ptr<Communicator> make_mpi_communicator(size_t piece_bytes) {
   return std::make_unique<MpiCommunicator>(own, piece_bytes);
 }
 
-MpiHost make_mpi_host(size_t shared_bytes) {
+std::unique_ptr<Communicator> make_mpi_host_communicator() {
   MPI_Comm host = MPI_COMM_NULL;
   int world_rank = 0;
   SFFN_MPI(MPI_Comm_rank, MPI_COMM_WORLD, &world_rank);
   SFFN_MPI(MPI_Comm_split_type, MPI_COMM_WORLD, MPI_COMM_TYPE_SHARED, world_rank, MPI_INFO_NULL, &host);
-  auto ranks = std::make_unique<MpiCommunicator>(host, kMpiPieceBytes);
-  auto memory = std::make_unique<MpiHostMemory>(ranks->get(), ranks->rank(), shared_bytes);
-  return {std::move(ranks), std::move(memory)};
+  return std::make_unique<MpiCommunicator>(host, kMpiPieceBytes);
 }
 
 }  // namespace sffn

@@ -1,0 +1,67 @@
+#include "core/signals.h"
+
+#include "core/error.h"
+
+#include <unistd.h>
+
+#include <atomic>
+#include <cerrno>
+#include <csignal>
+#include <cstring>
+
+namespace sffn::signals {
+namespace {
+
+// A handler has no other place to write to.
+std::atomic<int> first_stop = 0;
+std::atomic<int> interrupts = 0;  // INT and TERM seen
+std::atomic<bool> save = false;
+static_assert(std::atomic<int>::is_always_lock_free && std::atomic<bool>::is_always_lock_free);
+
+void on_stop(int signal) {
+  if ((signal == SIGINT || signal == SIGTERM) && interrupts.fetch_add(1) > 0) _exit(128 + signal);
+  int none = 0;
+  first_stop.compare_exchange_strong(none, signal);
+}
+
+void on_save(int) { save = true; }
+
+void handle(int signal, void (*handler)(int)) {
+  struct sigaction action = {};
+  action.sa_handler = handler;
+  action.sa_flags = SA_RESTART;
+  sigemptyset(&action.sa_mask);
+  if (sigaction(signal, &action, nullptr) != 0) {
+    throw RunError("signals", cat("no handler for ", name(signal), ": ", std::strerror(errno)));
+  }
+}
+
+}  // namespace
+
+void install() {
+  for (const int signal : {SIGTERM, SIGINT, SIGHUP, SIGUSR1}) handle(signal, on_stop);
+  handle(SIGUSR2, on_save);
+}
+
+int stop_signal() { return first_stop; }
+
+std::string name(int signal) {
+  switch (signal) {
+    case SIGTERM:
+      return "TERM";
+    case SIGINT:
+      return "INT";
+    case SIGHUP:
+      return "HUP";
+    case SIGUSR1:
+      return "USR1";
+    case SIGUSR2:
+      return "USR2";
+    default:
+      return cat("signal ", signal);
+  }
+}
+
+bool take_save_request() { return save.exchange(false); }
+
+}  // namespace sffn::signals

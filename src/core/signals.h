@@ -1,0 +1,17 @@
+// What the process was asked to do by a signal. Handlers set flags and nothing else; the trainer polls them, and
+// MAX-reduces stop_signal() each step so that all ranks stop at the same one.
+#pragma once
+#include <string>
+
+namespace sffn::signals {
+
+// Call first thing in main. TERM, INT, HUP and USR1 ask for a save and a stop, USR2 for a save. A second INT or TERM
+// leaves at once with 130 or 143: the last committed checkpoint stays valid. Throws RunError when refused.
+void install();
+
+int stop_signal();  // 0, or the number of the first signal that asked for a stop
+inline bool stop_requested() { return stop_signal() != 0; }
+std::string name(int signal);  // "TERM", "INT", "HUP", "USR1"; "signal N" for others
+bool take_save_request();      // true once after each USR2
+
+}  // namespace sffn::signals
