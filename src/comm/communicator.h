@@ -6,6 +6,7 @@
 #include "core/stream.h"
 #include "core/tensor.h"
 
+#include <algorithm>
 #include <cstdint>
 #include <memory>
 #include <span>
@@ -57,6 +58,20 @@ class Communicator {
     T best = mine;
     for (const T& value : gather_values(mine)) best = value < best ? value : best;
     return best;
+  }
+  // Every rank's list one after another, in rank order, on every rank; lengths may differ.
+  template <class T>
+  std::vector<T> gather_lists(const std::vector<T>& mine) {
+    const std::vector<int64_t> counts = gather_values(static_cast<int64_t>(mine.size()));
+    const size_t longest = static_cast<size_t>(*std::max_element(counts.begin(), counts.end()));
+    std::vector<T> padded = mine, all(longest * static_cast<size_t>(size())), joined;
+    padded.resize(longest);
+    all_gather_bytes(all.data(), padded.data(), longest * sizeof(T));
+    for (int r = 0; r < size(); ++r) {
+      const auto first = all.begin() + static_cast<int64_t>(longest) * r;
+      joined.insert(joined.end(), first, first + counts[static_cast<size_t>(r)]);
+    }
+    return joined;
   }
   bool all_true(bool mine) { return min_value(static_cast<char>(mine)) != 0; }
 };

@@ -246,17 +246,4 @@ double tree_sum(std::span<const double> leaves) {
   return stack.empty() ? 0.0 : stack[0].value;
 }
 
-std::vector<double> gather_in_order(Communicator& comm, std::span<const double> mine) {
-  const std::vector<int64_t> counts = comm.gather_values(static_cast<int64_t>(mine.size()));
-  const auto most = static_cast<size_t>(*std::max_element(counts.begin(), counts.end()));
-  std::vector<double> padded(mine.begin(), mine.end()), all(most * counts.size()), ordered;
-  padded.resize(most);
-  comm.all_gather_bytes(all.data(), padded.data(), most * sizeof(double));
-  for (size_t r = 0; r < counts.size(); ++r) {
-    const auto first = all.begin() + static_cast<std::ptrdiff_t>(r * most);
-    ordered.insert(ordered.end(), first, first + counts[r]);
-  }
-  return ordered;
-}
-
 }  // namespace sffn

@@ -93,7 +93,5 @@ void tree_reduce_scatter(Stream& stream, Communicator& comm, Arena& scratch, con
 
 // The same tree on host values: losses, squared norms. 0 without leaves.
 double tree_sum(std::span<const double> leaves);
-// Every rank's values one after another, in rank order, on every rank; counts may differ. Collective.
-std::vector<double> gather_in_order(Communicator& comm, std::span<const double> mine);
 
 }  // namespace sffn

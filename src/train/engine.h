@@ -1,0 +1,86 @@
+// One rank's share of training: the model, its gradient buffers, optimizer state and arenas, and the update step.
+#pragma once
+#include "comm/tree.h"
+#include "config/config.h"
+#include "core/arena.h"
+#include "data/batch_source.h"
+#include "model/transformer.h"
+#include "nn/context.h"
+#include "train/optimizer.h"
+
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <string>
+#include <string_view>
+#include <utility>
+#include <vector>
+
+namespace sffn {
+
+struct ArenaSizes {
+  size_t saved = 0, scratch = 0;  // bytes
+};
+
+struct StepNumbers {
+  double loss = 0;           // mean -log p over the step's tokens, plus the extra losses
+  double gradient_norm = 0;  // before clipping, over all parameters
+  bool finite = true;        // loss and norm; when false nothing was updated
+  double forward_backward_ms = 0, communication_ms = 0, optimizer_ms = 0;
+};
+
+class Engine {
+ public:
+  // Rows [first, first + count) of the step's global batch.
+  using BatchOf = std::function<Batch(int64_t first, int64_t count)>;
+  // Called as the step goes on, with the phase that begins: for heartbeats.
+  using Progress = std::function<void(std::string_view phase)>;
+
+  // Needs config.model.vocab_size; throws UsageError when the step has fewer micro-batches than there are ranks.
+  Engine(const Config& config, const Parallel& parallel, DeviceRuntime& runtime, ArenaSizes arenas);
+
+  // The exact arena sizes of this rank, from one step on the meta device.
+  static ArenaSizes measure(const Config& config, int rank, int ranks);
+
+  void initialise();  // weights by seed and name, moments zero
+  // Update number `step` (from 1). Collective over the data ranks; loss, norm and weights do not depend on their
+  // number.
+  StepNumbers step(int64_t step, const BatchOf& batch_of, double learning_rate, const Progress& progress);
+  // Forward only, in evaluation mode: -log p of each token [B·T].
+  std::vector<float> evaluate(const Batch& batch);
+
+  Transformer& model() { return model_; }
+  AdamW& optimizer() { return *optimizer_; }
+  Stream& stream() { return stream_; }
+  const Config& config() const { return config_; }
+  // After weights or moments were loaded into the optimizer's pieces: rounds, and gathers the other ranks' values.
+  void publish_values();
+  // XXH3-128 over weights and moments of every parameter chunk in flat order: equal for any number of ranks.
+  std::string state_hash();
+
+  // What this rank allocates, by name; `sffn plan` prints the same rows from the meta device.
+  std::vector<std::pair<std::string, size_t>> memory() const;
+  size_t memory_bytes() const;
+
+ private:
+  struct LeafLosses {
+    std::vector<double> nll, extra;  // of this rank's micro-batches
+  };
+  LeafLosses accumulate_gradients(int64_t step, const BatchOf& batch_of, const Progress& progress);
+  Tensor exchange_gradients();
+  Context context(int64_t step, int64_t first_sequence);
+
+  const Config config_;
+  const Parallel parallel_;
+  DeviceRuntime& runtime_;
+  Stream stream_;
+  Transformer model_;
+  std::vector<FlatRange> ranges_;  // per data rank: the flat indices it updates
+  Buffer gradients_;
+  std::unique_ptr<SumTree> tree_;  // over the step's micro-batches: its leaves
+  std::unique_ptr<TreeFold> fold_;
+  std::unique_ptr<AdamW> optimizer_;
+  Arena saved_, scratch_;
+};
+
+}  // namespace sffn

@@ -1,0 +1,86 @@
+#include "core/file.h"
+#include "core/log.h"
+#include "train/hooks.h"
+
+namespace sffn {
+namespace {
+
+class MetricsHook final : public Hook {
+ public:
+  MetricsHook(std::string path, int64_t every) : path_(std::move(path)), every_(every) {
+    guarded([&] { file_ = File::open(path_, File::Mode::kAppend); });
+  }
+
+  void after_step(const StepReport& r) override {
+    if (r.step % every_ != 0 && r.step != r.steps && r.state_hash.empty()) return;
+    Json record;
+    record["step"] = r.step;
+    record["tokens"] = r.tokens;
+    record["loss"] = r.loss;
+    record["lr"] = r.learning_rate;
+    record["grad_norm"] = r.gradient_norm;
+    record["step_ms"] = r.step_ms;
+    record["tokens_per_second"] = r.tokens_per_second;
+    record["model_tflops"] = r.model_tflops;
+    record["mfu"] = r.mfu ? Json(*r.mfu) : Json();
+    record["memory_bytes"] = r.memory_bytes;
+    record["ffn"] = r.ffn.is_null() ? Json::object() : r.ffn;
+    if (!r.state_hash.empty()) record["state_hash"] = r.state_hash;
+    put(record);
+  }
+  void after_evaluation(const EvaluationReport& r) override { put(to_json(r)); }
+  void after_run(const RunEnd& r) override {
+    Json record;
+    record["step"] = r.step;
+    record["end"] = r.end;
+    record["cause"] = r.cause;
+    record["saved_step"] = r.saved_step < 0 ? Json() : Json(r.saved_step);
+    put(record);
+  }
+
+ private:
+  void put(const Json& record) {
+    const std::string line = record.dump() + "\n";
+    guarded([&] {
+      if (file_.descriptor() >= 0) file_.write(line.data(), line.size());
+    });
+  }
+  template <class F>
+  void guarded(F&& f) {
+    try {
+      f();
+    } catch (const Error& e) {
+      if (!warned_) log::warn("metrics cannot be written, the run goes on: ", e.what());
+      warned_ = true;
+    }
+  }
+
+  std::string path_;
+  int64_t every_;
+  File file_;
+  bool warned_ = false;
+};
+
+}  // namespace
+
+Json to_json(const EvaluationReport& report) {
+  Json record;
+  record["step"] = report.step;
+  Json sets = Json::object();
+  for (const auto& [name, r] : report.sets) {
+    Json set;
+    set["nll"] = r.nll;
+    set["perplexity"] = r.perplexity;
+    set["bits_per_byte"] = r.bits_per_byte ? Json(*r.bits_per_byte) : Json();
+    set["tokens"] = r.tokens;
+    sets[name] = set;
+  }
+  record["eval"] = sets;
+  return record;
+}
+
+std::unique_ptr<Hook> make_metrics_hook(const std::string& path, int64_t every) {
+  return std::make_unique<MetricsHook>(path, every);
+}
+
+}  // namespace sffn

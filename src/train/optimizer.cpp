@@ -1,0 +1,127 @@
+#include "train/optimizer.h"
+
+#include "core/arena.h"
+#include "kernels/ops.h"
+
+#include <algorithm>
+
+namespace sffn {
+namespace {
+
+int64_t end_of(const FlatRange& range) { return range.offset + range.count; }
+
+}  // namespace
+
+std::vector<FlatRange> partition_flat(const ParamStore& params, int ranks) {
+  int64_t total = 0;
+  for (const ParamChunk& chunk : params.chunks()) total += chunk.count;
+  std::vector<FlatRange> ranges(ranks);
+  int64_t before = 0;
+  size_t at = 0;
+  for (int rank = 0; rank < ranks; ++rank) {
+    ranges[rank].offset = rank == 0 ? 0 : end_of(ranges[rank - 1]);
+    const int64_t goal = total * (rank + 1) / ranks;
+    while (at < params.chunks().size() && before < goal) before += params.chunks()[at++].count;
+    const bool last = rank + 1 == ranks || at == params.chunks().size();
+    ranges[rank].count = (last ? params.flat_size() : params.chunks()[at].offset) - ranges[rank].offset;
+  }
+  return ranges;
+}
+
+AdamW::AdamW(const OptimizerConfig& config, ParamStore& params, FlatRange range, DeviceRuntime& runtime)
+    : config_(config), range_(range) {
+  const DType state = accumulate_type(params.dtype());
+  const int64_t matrices_end = std::clamp(params.matrix_size(), range.offset, end_of(range));
+  const bool has_master = params.dtype() == DType::kBF16;
+  const int64_t master_size = has_master ? matrices_end - range.offset : 0;
+  moments_ = Buffer(runtime, {2 * range.count}, state);
+  master_ = Buffer(runtime, {master_size}, state);
+  const Tensor m = moments_.tensor({2, range.count}, state).slice(0, 1).view({range.count});
+  const Tensor v = moments_.tensor({2, range.count}, state).slice(1, 1).view({range.count});
+  const Tensor master = master_.tensor({master_size}, state);
+
+  for (const Param& param : params.all()) {
+    const int64_t first = std::max(param.offset, range.offset);
+    const int64_t last = std::min(param.offset + param.count, end_of(range));
+    if (first >= last) continue;
+    Piece piece;
+    piece.param = &param;
+    piece.begin = first - param.offset;
+    piece.end = last - param.offset;
+    piece.m = m.slice(first - range.offset, last - first);
+    piece.v = v.slice(first - range.offset, last - first);
+    const Tensor value = param.value.view({param.count}).slice(piece.begin, last - first);
+    if (has_master && param.spec.storage == Storage::kMatrix) {
+      piece.master = master.slice(first - range.offset, last - first);
+      piece.rounded = value;
+    } else {
+      piece.master = value;
+    }
+    pieces_.push_back(piece);
+  }
+  std::sort(pieces_.begin(), pieces_.end(),
+            [](const Piece& a, const Piece& b) { return a.param->offset < b.param->offset; });
+}
+
+void AdamW::adopt_values(Stream& stream) {
+  for (const Piece& piece : pieces_) {
+    if (piece.rounded.defined()) ops::copy(stream, piece.master, piece.rounded);
+  }
+}
+
+void AdamW::update(Stream& stream, const Tensor& grad, double learning_rate, double gradient_scale, int64_t step) {
+  for (const Piece& piece : pieces_) {
+    AdamWStep s;
+    s.learning_rate = learning_rate;
+    s.beta1 = config_.beta1;
+    s.beta2 = config_.beta2;
+    s.eps = config_.eps;
+    s.weight_decay = piece.param->spec.decay() ? config_.weight_decay : 0;
+    s.step = step;
+    s.gradient_scale = gradient_scale;
+    const Tensor g = grad.slice(piece.param->offset + piece.begin - range_.offset, piece.end - piece.begin);
+    ops::adamw(stream, piece.master, piece.rounded, piece.m, piece.v, g, s);
+  }
+}
+
+std::vector<double> chunk_square_sums(Stream& stream, Arena& scratch, const ParamStore& params, FlatRange range,
+                                      const Tensor& grad) {
+  ArenaScope scope(scratch);
+  std::vector<const ParamChunk*> mine;
+  for (const ParamChunk& chunk : params.chunks()) {
+    if (chunk.offset >= range.offset && chunk.offset < end_of(range)) mine.push_back(&chunk);
+  }
+  const int64_t count = static_cast<int64_t>(mine.size());
+  Tensor sums = scratch.allocate({count}, DType::kF64, "chunk square sums");
+  for (int64_t i = 0; i < count;) {  // the chunks of one parameter are neighbours
+    int64_t next = i, elements = 0;
+    while (next < count && mine[next]->param == mine[i]->param) elements += mine[next++]->count;
+    ops::sum_of_squares(stream, sums.slice(i, next - i), grad.slice(mine[i]->offset - range.offset, elements),
+                        ParamStore::kChunk);
+    i = next;
+  }
+  std::vector<double> host(count);
+  if (stream.is_meta()) return host;
+  stream.copy_to_host(host.data(), sums);
+  stream.synchronize();
+  return host;
+}
+
+void gather_values(Stream& stream, Communicator& data, ParamStore& params, const std::vector<FlatRange>& ranges) {
+  if (data.size() == 1) return;
+  const auto gather = [&](const Tensor& all, int64_t first, int64_t last) {
+    std::vector<int64_t> counts;
+    int64_t mine = 0;
+    for (int rank = 0; rank < data.size(); ++rank) {
+      const int64_t begin = std::clamp(ranges[rank].offset, first, last);
+      const int64_t end = std::clamp(end_of(ranges[rank]), first, last);
+      if (rank == data.rank()) mine = begin - first;
+      counts.push_back(end - begin);
+    }
+    data.all_gather(stream, all, all.slice(mine, counts[data.rank()]), counts);
+  };
+  gather(params.flat_matrices(), 0, params.matrix_size());
+  gather(params.flat_vectors(), params.matrix_size(), params.flat_size());
+}
+
+}  // namespace sffn
