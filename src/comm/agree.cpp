@@ -30,7 +30,7 @@ Failure first_failure(Communicator& comm, const Failure& mine) {
   if (failed == codes.end()) return {};
   const int rank = static_cast<int>(failed - codes.begin());
   const std::string what = broadcast_text(comm, mine.what, rank);
-  return {static_cast<ExitCode>(*failed), comm.size() == 1 ? what : cat("rank ", rank, ": ", what)};
+  return {static_cast<ExitCode>(*failed), rank == 0 ? what : cat("rank ", rank, ": ", what)};
 }
 
 }  // namespace sffn
