@@ -162,10 +162,11 @@ class ModelRun {
  private:
   void randomise() {
     for (const Param& param : model_.params().all()) {
+      const double std = 1 / std::sqrt(static_cast<double>(config_.model.d_model));
       const bool norm = param.spec.name.find("norm.weight") != std::string::npos;
       std::vector<double> values(static_cast<size_t>(param.spec.shape.numel()));
       const RandomKey key = random_key(17, param.spec.name);
-      for (size_t i = 0; i < values.size(); ++i) values[i] = bf16_value((norm ? 1 : 0) + 0.3 * random_normal(key, i));
+      for (size_t i = 0; i < values.size(); ++i) values[i] = bf16_value((norm ? 1 : 0) + std * random_normal(key, i));
       write_values(stream_, param.value.slice(0, param.spec.shape[0]), values);
     }
   }

@@ -162,12 +162,14 @@ class DenseOptions final : public FfnOptions {
 
 std::unique_ptr<FfnOptions> parse(ConfigReader& reader, const ModelConfig& model) {
   FfnConfig config = model.ffn;
-  config.d_ff = reader.optional<int64_t>("d_ff", model.ffn.d_ff, "Cells of the layer.", kAtLeastOne);
+  config.d_ff =
+      reader.derived<int64_t>("d_ff", "model.ffn.d_ff", "Cells of the layer.", kAtLeastOne).value_or(model.ffn.d_ff);
   const ActivationChoice inherited{model.ffn.activation, model.ffn.gated};
-  const ActivationChoice choice = reader.one_of("activation", kActivationNames, inherited, "f of h = f(x·Kᵀ).");
+  const ActivationChoice choice =
+      reader.one_of("activation", kActivationNames, inherited, "f of h = f(x·Kᵀ).", "model.ffn.activation");
   config.activation = choice.activation;
   config.gated = choice.gated;
-  config.bias = reader.optional("bias", model.ffn.bias, "Biases of keys and values.");
+  config.bias = reader.derived<bool>("bias", "model.ffn.bias", "Biases of keys and values.").value_or(model.ffn.bias);
   return std::make_unique<DenseOptions>(config);
 }
 
