@@ -34,6 +34,11 @@ class Fields {
     if (number < least || number > most) fail(key, cat("is ", number, "; ", least, " to ", most, " is possible"));
     return number;
   }
+  bool boolean(std::string_view key) {
+    const Json& found = value(key);
+    if (!found.is_bool()) fail(key, cat("is ", found.type_name(), "; true or false was expected"));
+    return found.as_bool();
+  }
   std::string text(std::string_view key) {
     const Json& found = value(key);
     if (!found.is_string()) fail(key, cat("is ", found.type_name(), "; a string was expected"));
@@ -152,6 +157,7 @@ Json to_json(const Manifest& m) {
   tokenizer["name"] = m.tokenizer_name;
   tokenizer["hash"] = m.tokenizer_hash.hex();
   tokenizer["file"] = m.tokenizer_file.empty() ? Json() : Json(m.tokenizer_file);
+  tokenizer["trained"] = m.tokenizer_trained;
   json["vocab_size"] = m.vocab_size;
   json["end_of_document"] = m.end_of_document;
   json["newlines"] = m.newlines;
@@ -182,6 +188,7 @@ Manifest parse_manifest(std::string_view text, const std::string& place) {
   m.tokenizer_name = tokenizer.text("name");
   m.tokenizer_hash = tokenizer.hash("hash");
   if (!tokenizer.value("file").is_null()) m.tokenizer_file = tokenizer.file_name("file");
+  m.tokenizer_trained = tokenizer.boolean("trained");
   tokenizer.finish();
   m.vocab_size = fields.integer("vocab_size", 1, kMaxVocabulary);
   m.end_of_document = fields.integer("end_of_document", 0, m.vocab_size - 1);

@@ -38,7 +38,8 @@ struct Manifest {
   std::string name;
   std::string tokenizer_name;  // "bytes" | "spm"
   Hash128 tokenizer_hash;
-  std::string tokenizer_file;  // a plain name inside the folder; empty where the tokenizer needs none
+  std::string tokenizer_file;      // a plain name inside the folder; empty where the tokenizer needs none
+  bool tokenizer_trained = false;  // on this text
   int64_t vocab_size = 0;
   int64_t end_of_document = 0;
   std::string newlines = "kept";

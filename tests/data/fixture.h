@@ -4,6 +4,7 @@
 #include "core/file.h"
 #include "data/manifest.h"
 #include "data/token_file.h"
+#include "data/tokenizer.h"
 #include "support/temp_folder.h"
 
 #include <string>
@@ -42,13 +43,15 @@ inline ShardRecord record_of(const std::string& name, const std::string& bytes, 
 }
 
 // Writes train-00000I.bin for each list of ids and a manifest of vocabulary `vocab` whose last id ends documents.
+// Vocabulary 257 is the bytes tokenizer's.
 inline Manifest write_corpus(const std::string& folder, const std::vector<std::vector<uint32_t>>& shards,
                              int64_t vocab) {
   make_directories(folder);
   Manifest manifest;
   manifest.name = "test";
-  manifest.tokenizer_name = "bytes";
-  manifest.tokenizer_hash = hash128(cat("vocabulary ", vocab));
+  manifest.tokenizer_name = vocab == 257 ? "bytes" : "spm";
+  manifest.tokenizer_hash = vocab == 257 ? make_byte_tokenizer()->hash() : hash128(cat("vocabulary ", vocab));
+  if (vocab != 257) manifest.tokenizer_file = "tokenizer.model";  // which is not there
   manifest.vocab_size = vocab;
   manifest.end_of_document = vocab - 1;
   manifest.shard_tokens = 1000;

@@ -48,7 +48,7 @@ TEST_CASE("a hostile manifest is damaged data and names the key", "[data]") {
       {"\"tokens\":10", "\"tokens\":9223372036854775807", "train.tokens"},
       {"\"tokens\":10", "\"tokens\":-10", "train.tokens"},
       {"\"tokens\":10", "\"tokens\":10.0", "an integer was expected"},
-      {"\"file\":null", "\"file\":\"../x\"", "tokenizer.file"},
+      {"\"tokenizer.model\"", "\"../x\"", "tokenizer.file"},
       {"\"vocab_size\":100", "\"vocab_size\":0", "vocab_size"},
       {"\"vocab_size\":100", "\"vocab_size\":4611686018427387904", "vocab_size"},
       {"\"end_of_document\":99", "\"end_of_document\":100", "end_of_document"},
