@@ -39,7 +39,7 @@ std::string error_of(const std::function<void()>& work, ExitCode code) {
 // Kills: a range read at the wrong offset, moments not restored, m and v swapped, rank-local names, an uncollected
 // piece.
 TEST_CASE("a state survives a chain of 1, 2, 4, 3 and 1 ranks, every element in its place", "[checkpoint]") {
-  TempFolder run;
+  TempFolder run(TempFolder::kMemory);
   for (const bool whole : {true, false}) {
     const std::string path = run / (whole ? "whole" : "shared");
     make_directories(path + "/checkpoints");
@@ -71,7 +71,7 @@ TEST_CASE("a state survives a chain of 1, 2, 4, 3 and 1 ranks, every element in 
 
 // Kills: a layout of the weights that depends on who held them.
 TEST_CASE("model.safetensors is the same file from any number of ranks", "[checkpoint]") {
-  TempFolder run;
+  TempFolder run(TempFolder::kMemory);
   std::vector<std::string> files;
   for (const int ranks : {1, 2, 3}) {
     const std::string folder = run / ("r" + std::to_string(ranks));
@@ -108,7 +108,7 @@ TEST_CASE("tensors larger than a checksum block are gathered, recorded and read 
 
 // Kills: a fresh start where a tensor is missing, a silent skip of extra tensors, shapes compared by count.
 TEST_CASE("a checkpoint that does not fit is an error of exit code 2 that names the tensor", "[checkpoint]") {
-  TempFolder run;
+  TempFolder run(TempFolder::kMemory);
   make_directories(run / "checkpoints");
   save_alone(run.path(), 3, 3);
   const auto comm = make_self_communicator();
@@ -139,7 +139,7 @@ TEST_CASE("a checkpoint that does not fit is an error of exit code 2 that names 
 
 // Kills: saving a state with a hole in it, or with two owners of one element.
 TEST_CASE("pieces that miss an element or hold a moment twice are refused before anything is written", "[checkpoint]") {
-  TempFolder run;
+  TempFolder run(TempFolder::kMemory);
   const auto comm = make_self_communicator();
   State state(*comm, small_model(), true);
   const auto save = [&](CheckpointContents contents) {

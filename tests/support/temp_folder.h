@@ -1,5 +1,7 @@
 // A folder of its own for one test: removed at the end, kept when the test fails with an exception (REQUIRE does).
 #pragma once
+#include <unistd.h>
+
 #include <cstdlib>
 #include <exception>
 #include <filesystem>
@@ -12,8 +14,12 @@ namespace sffn::testing {
 
 class TempFolder {
  public:
-  TempFolder() {
-    std::string pattern = (std::filesystem::temp_directory_path() / "sffn-test-XXXXXX").string();
+  // kMemory: a few MB at most, on a file system where fsync costs nothing (where there is one).
+  enum Where { kDisk, kMemory };
+  explicit TempFolder(Where where = kDisk) {
+    const bool memory = where == kMemory && access("/dev/shm", W_OK | X_OK) == 0;
+    const std::filesystem::path parent = memory ? "/dev/shm" : std::filesystem::temp_directory_path();
+    std::string pattern = (parent / "sffn-test-XXXXXX").string();
     if (mkdtemp(pattern.data()) == nullptr) throw std::runtime_error("cannot make " + pattern);
     path_ = pattern;
   }
