@@ -75,13 +75,11 @@ class Save {
         is_root_(comm.rank() == 0) {}
 
   void run() {
-    fault_point("begin", step_, temporary_);
     const PieceTable parameters = gather_pieces(comm_, contents_.parameters);
     for (const auto& [name, entry] : parameters.tensors) cover(name, entry);  // throws before anything is written
     check_partition(gather_pieces(comm_, contents_.moments));
-    together(comm_, [&] { make_temporary(); });
-    fault_point("tmp_made", step_, temporary_);
     try {
+      together(comm_, [&] { make_temporary(); });
       const Failure written = attempt_files(parameters);
       vote(written);
       commit();
@@ -93,11 +91,12 @@ class Save {
 
  private:
   void make_temporary() {
-    if (!is_root_) return;
-    remove_tree(temporary_);  // of a killed run: this one holds the lock
-    if (mkdir(temporary_.c_str(), 0755) != 0) {
+    fault_point("begin", step_, temporary_);
+    if (is_root_) remove_tree(temporary_);  // of a killed run: this one holds the lock
+    if (is_root_ && mkdir(temporary_.c_str(), 0755) != 0) {
       throw RunError(temporary_, cat("cannot make the folder: ", std::strerror(errno)));
     }
+    fault_point("tmp_made", step_, temporary_);
   }
 
   // Every rank goes through all collectives of the gathering, whatever fails.
@@ -173,7 +172,6 @@ class Save {
     for (const std::string& text : gather_texts(comm_, to_text(files_))) {
       for (FileRecord& file : parse_files(text, temporary_)) record_.files.push_back(std::move(file));
     }
-    fault_point("after_vote", step_, temporary_);
     record_.step = step_;
     record_.ranks = comm_.size();
     std::sort(record_.files.begin(), record_.files.end(),
@@ -182,9 +180,12 @@ class Save {
 
   void commit() {
     together(comm_, [&] {
+      fault_point("after_vote", step_, temporary_);
       if (is_root_) write_record();
       fault_point("record_written", step_, temporary_);
       fault_point("before_rename", step_, temporary_);
+    });
+    together(comm_, [&] {
       if (is_root_) rename_into_place();
       fault_point("after_rename", step_, folder_);
     });
