@@ -16,7 +16,10 @@ __attribute__((weak)) void omp_set_num_threads(int);
 #endif
 
 #include <array>
+#include <cstddef>
+#include <cstring>
 #include <unordered_map>
+#include <utility>
 
 namespace sffn::cpu {
 namespace {
@@ -146,9 +149,7 @@ struct ThreadState {
   }
 };
 
-}  // namespace
-
-void run_gemm(const Gemm& g, void* c, const void* a, const void* b, const float* bias) {
+void call_onednn(const Gemm& g, void* c, const void* a, const void* b, const float* bias) {
   thread_local ThreadState state;
   const OneThread guard;
   try {
@@ -157,6 +158,45 @@ void run_gemm(const Gemm& g, void* c, const void* a, const void* b, const float*
     throw RunError("oneDNN", cat(error.what(), " (status ", static_cast<int>(error.status), ") of ", name_of(g.input),
                                  " ", g.m, "x", g.n, "x", g.k));
   }
+}
+
+// Elements i·to_stride of `to` = elements i·from_stride of `from`.
+void copy_column(void* to, int64_t to_stride, const void* from, int64_t from_stride, int64_t count, DType dtype) {
+  const size_t size = size_of(dtype);
+  for (int64_t i = 0; i < count; ++i) {
+    std::memcpy(static_cast<std::byte*>(to) + i * to_stride * size,
+                static_cast<const std::byte*>(from) + i * from_stride * size, size);
+  }
+}
+
+// oneDNN 3.7.2 takes a matrix stored as one column of a wider one for contiguous, reading and writing its neighbours.
+bool has_column_a(const Gemm& g) { return g.m == 1 && g.ta == Transpose::kYes && g.lda > 1; }
+bool has_column_b(const Gemm& g) { return g.n == 1 && g.tb == Transpose::kNo && g.ldb > 1; }
+bool has_column_c(const Gemm& g) { return g.n == 1 && g.ldc > 1; }
+
+void run_with_columns_packed(Gemm g, void* c, const void* a, const void* b, const float* bias) {
+  thread_local Scratch scratch_a, scratch_b, scratch_c;
+  if (has_column_a(g)) {
+    void* packed = scratch_a.get(static_cast<size_t>(g.k) * size_of(g.input));
+    copy_column(packed, 1, std::exchange(a, packed), std::exchange(g.lda, int64_t{1}), g.k, g.input);
+  }
+  if (has_column_b(g)) {
+    void* packed = scratch_b.get(static_cast<size_t>(g.k) * size_of(g.input));
+    copy_column(packed, 1, std::exchange(b, packed), std::exchange(g.ldb, int64_t{1}), g.k, g.input);
+  }
+  if (!has_column_c(g)) return call_onednn(g, c, a, b, bias);
+  void* packed = scratch_c.get(static_cast<size_t>(g.m) * size_of(g.output));
+  const int64_t stride = std::exchange(g.ldc, int64_t{1});
+  if (g.accumulate == Accumulate::kYes) copy_column(packed, 1, c, stride, g.m, g.output);
+  call_onednn(g, packed, a, b, bias);
+  copy_column(c, stride, packed, 1, g.m, g.output);
+}
+
+}  // namespace
+
+void run_gemm(const Gemm& g, void* c, const void* a, const void* b, const float* bias) {
+  if (has_column_a(g) || has_column_b(g) || has_column_c(g)) return run_with_columns_packed(g, c, a, b, bias);
+  call_onednn(g, c, a, b, bias);
 }
 
 bool gemm_has_native_bf16() {
