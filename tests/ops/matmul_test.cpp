@@ -289,14 +289,18 @@ TEST_CASE("A matrix product leaves the number of threads as it was", "[ops][matm
   CHECK(number_of_threads() == before);
 }
 
-// Kills: a tile that is empty, or more tiles than the output has elements.
-TEST_CASE("Tiles are within the output and at most 512 by 1024", "[ops][matmul]") {
-  for (int64_t M : {1, 31, 33, 127, 128, 513, 2048, 50304}) {
-    for (int64_t N : {1, 31, 33, 127, 128, 513, 2048, 50304}) {
-      const cpu::TileSize tile = cpu::matmul_tile({.M = M, .N = N, .K = 768});
-      INFO(M << "x" << N << " in " << tile.rows << "x" << tile.cols);
-      CHECK((tile.rows >= 1 && tile.rows <= std::min<int64_t>(M, 512)));
-      CHECK((tile.cols >= 1 && tile.cols <= std::min<int64_t>(N, 1024)));
+// Kills: a tile that is empty or larger than the output, one tile for all of a large product.
+TEST_CASE("Tiles are within the output and large products have at least four", "[ops][matmul]") {
+  for (int64_t M : {1, 31, 127, 128, 513, 2048, 50304}) {
+    for (int64_t N : {1, 31, 127, 128, 513, 1024, 2048, 50304}) {
+      for (int flags = 0; flags < 4; ++flags) {
+        const cpu::TileSize tile =
+            cpu::matmul_tile({.M = M, .N = N, .K = 768, .ta = Transpose(flags & 1), .tb = Transpose(flags >> 1)});
+        INFO(M << "x" << N << " in " << tile.rows << "x" << tile.cols);
+        CHECK((tile.rows >= 1 && tile.rows <= M && tile.cols >= 1 && tile.cols <= N));
+        const int64_t tiles = ((M + tile.rows - 1) / tile.rows) * ((N + tile.cols - 1) / tile.cols);
+        CHECK((M * N < 256 * 256 || tiles >= 4));
+      }
     }
   }
 }
