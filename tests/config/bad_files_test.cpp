@@ -5,7 +5,7 @@
 
 #include <sys/stat.h>
 
-#include <chrono>
+#include <ctime>
 
 using namespace sffn;
 using namespace sffn::testing;
@@ -22,7 +22,7 @@ std::string config_file(const TempFolder& folder, const std::string& text, const
 
 // The error of loading `path`, checked to be of the usage kind, on one line, opened by the path, and quick.
 std::string error_of(const std::string& path, const std::vector<std::string>& overrides = {}) {
-  const auto begin = std::chrono::steady_clock::now();
+  const std::clock_t begin = std::clock();  // processor time: the machine may be busy
   std::string text;
   try {
     load_config(path, overrides);
@@ -32,7 +32,7 @@ std::string error_of(const std::string& path, const std::vector<std::string>& ov
     CHECK(text.starts_with(path));
     CHECK(text.find('\n') == std::string::npos);
   }
-  CHECK(std::chrono::steady_clock::now() - begin < std::chrono::seconds(1));
+  CHECK(std::clock() - begin < CLOCKS_PER_SEC);
   return text;
 }
 
