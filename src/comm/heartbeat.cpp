@@ -32,12 +32,13 @@ HeartbeatTable::Slot& HeartbeatTable::slot(int host_rank) const {
 }
 
 // Words are stored one by one: a reader may see a phase half written, but only of a rank that moves.
-void HeartbeatTable::beat(int64_t step, std::string_view phase, int64_t item) {
+void HeartbeatTable::set(int64_t step, std::string_view phase, int64_t item, bool waits) {
   Slot& own = slot(own_);
   std::array<uint64_t, kPhaseWords> words = {};
   std::memcpy(words.data(), phase.data(), std::min(phase.size(), sizeof(words) - 1));
   bool moved = own.step.exchange(step) != step;
   moved |= own.item.exchange(item) != item;
+  own.waits = waits;
   for (size_t i = 0; i < words.size(); ++i) moved |= own.phase[i].exchange(words[i]) != words[i];
   if (moved) own.moved = monotonic_seconds();
 }
@@ -59,7 +60,7 @@ Heartbeat HeartbeatTable::read(int host_rank) const {
     const uint64_t word = from.phase[i];
     std::memcpy(phase.data() + i * sizeof(word), &word, sizeof(word));
   }
-  return {from.rank, from.process, from.step, phase.data(), from.moved, from.seen, from.done != 0};
+  return {from.rank, from.process, from.step, phase.data(), from.moved, from.seen, from.done != 0, from.waits != 0};
 }
 
 bool HeartbeatTable::same_error_below(uint64_t error_hash) {

@@ -14,11 +14,12 @@ namespace sffn {
 struct Heartbeat {
   int rank = 0;  // in the world
   int64_t process = 0;
-  int64_t step = -1;  // -1: starting up
-  std::string phase;  // "" before the first beat
-  double moved = 0;   // monotonic seconds when step, phase or item last changed
-  double seen = 0;    // when its watchdog last ran; 0: it has none
-  bool done = false;  // ended as it should
+  int64_t step = -1;   // -1: starting up
+  std::string phase;   // "" before the first beat
+  double moved = 0;    // monotonic seconds when step, phase or item last changed
+  double seen = 0;     // when its watchdog last ran; 0: it has none
+  bool done = false;   // ended as it should
+  bool waits = false;  // for other ranks, in a collective
 };
 
 double monotonic_seconds();
@@ -28,7 +29,9 @@ class HeartbeatTable {
   HeartbeatTable(Communicator& host, int world_rank);  // collective over host
 
   // Cheap: a few stores. Call it at every change of phase, and with a new `item` for each block of a long one.
-  void beat(int64_t step, std::string_view phase, int64_t item = 0);
+  void beat(int64_t step, std::string_view phase, int64_t item = 0) { set(step, phase, item, false); }
+  // The same before a collective: a rank that waits is not the one at fault.
+  void wait(int64_t step, std::string_view phase) { set(step, phase, 0, true); }
   void sign_of_life();  // of this rank's watchdog
   void done();
 
@@ -56,11 +59,12 @@ class HeartbeatTable {
   Header& header() const { return *static_cast<Header*>(memory_.data()); }
   Slot& slot(int host_rank) const;
   Heartbeat read(int host_rank) const;
+  void set(int64_t step, std::string_view phase, int64_t item, bool waits);
 
   // Phases longer than this are cut.
   static constexpr int kPhaseWords = 4;
   struct alignas(64) Slot {
-    std::atomic<int> rank, done, reported;
+    std::atomic<int> rank, done, waits, reported;
     std::atomic<int64_t> process, step, item;
     std::atomic<double> moved, seen;
     std::atomic<uint64_t> phase[kPhaseWords];

@@ -8,7 +8,7 @@
 #include <chrono>
 #include <cstdio>
 #include <map>
-#include <utility>
+#include <tuple>
 
 namespace sffn {
 namespace {
@@ -37,12 +37,12 @@ std::string ranks_of(const std::vector<Heartbeat>& beats) {
   return text;
 }
 
-// The ranks of those that run which are in one place: most of them, or else those that came last, since ranks that wait
-// came after the one they wait for was stuck.
+// Of the ranks that run, those that are in one place and wait for others there. Where nobody said so, most of them, or
+// else those that came last: after the one they wait for was stuck.
 std::vector<Heartbeat> waiting_group(const std::vector<Heartbeat>& beats, double now) {
-  std::map<std::pair<int64_t, std::string>, std::vector<Heartbeat>> groups;
+  std::map<std::tuple<bool, int64_t, std::string>, std::vector<Heartbeat>> groups;
   for (const Heartbeat& beat : beats) {
-    if (!is_lifeless(beat, now)) groups[{beat.step, beat.phase}].push_back(beat);
+    if (!is_lifeless(beat, now)) groups[{beat.waits, beat.step, beat.phase}].push_back(beat);
   }
   std::vector<Heartbeat> best;
   const auto last_moved = [](const std::vector<Heartbeat>& group) {
@@ -50,8 +50,11 @@ std::vector<Heartbeat> waiting_group(const std::vector<Heartbeat>& beats, double
     for (const Heartbeat& beat : group) last = std::max(last, beat.moved);
     return last;
   };
+  const auto weight = [&](const std::vector<Heartbeat>& group) {
+    return std::tuple(!group.empty() && group[0].waits, group.size(), last_moved(group));
+  };
   for (const auto& [key, group] : groups) {
-    if (std::pair(group.size(), last_moved(group)) > std::pair(best.size(), last_moved(best))) best = group;
+    if (weight(group) > weight(best)) best = group;
   }
   return best;
 }

@@ -47,7 +47,7 @@ class Watchdog {
 // "rank 1 is in data of step 41 since 312 s"
 std::string where(const Heartbeat& beat, double now);
 // "ranks 0,2,3 wait in all_reduce of step 41, rank 1 is in data of step 41 since 312 s": the ranks that do not run,
-// then those outside the largest group (equal groups: outside the one that moved last).
+// then those outside the group that waits, or is largest, or moved last.
 std::string roll_call_summary(const std::vector<Heartbeat>& beats, double now, int world_size);
 
 }  // namespace sffn

@@ -2,9 +2,11 @@
 
 #include "support/catch.h"
 
+#include <chrono>
 #include <csignal>
 #include <regex>
 #include <set>
+#include <thread>
 
 using namespace sffn;
 
@@ -128,6 +130,26 @@ TEST_CASE("ranks that disagree are told which one is different", "[process]") {
   CHECK(result.code == 2);
   CHECK(contains(result.output, "error: rank 0: the configuration differs"));
   CHECK(count_of(result.output, "error: ") == 1);
+}
+
+// Kills: counting the time in which the whole job did not run.
+TEST_CASE("a job that was stopped as a whole goes on when it is continued", "[process]") {
+  test::ProcessOptions options;
+  bool sent = false;
+  options.on_output = [&](const std::string& output, pid_t process) {
+    const std::vector<pid_t> ranks = processes_in(output);
+    if (sent || !contains(output, "ready") || ranks.size() < 2) return;
+    sent = true;
+    for (const pid_t rank : ranks) kill(rank, SIGSTOP);
+    std::this_thread::sleep_for(std::chrono::milliseconds(3500));
+    for (const pid_t rank : ranks) kill(rank, SIGCONT);
+    std::this_thread::sleep_for(std::chrono::milliseconds(300));
+    kill(process, SIGUSR1);
+  };
+  const test::ProcessResult result = run_ranks(2, {"signal"}, options);
+  INFO(result.output);
+  CHECK(result.code == 0);
+  CHECK(!contains(result.output, "watchdog"));
 }
 
 // Kills: a handler that is installed after MPI's; stopping on the own flag alone.

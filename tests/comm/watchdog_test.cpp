@@ -12,7 +12,7 @@ namespace {
 constexpr double kNow = 1000;
 
 Heartbeat beat_of(int rank, const std::string& phase, double since, double seen_ago = 0.1) {
-  return {rank, 4000 + rank, 41, phase, kNow - since, kNow - seen_ago, false};
+  return {rank, 4000 + rank, 41, phase, kNow - since, kNow - seen_ago, false, false};
 }
 
 }  // namespace
@@ -31,6 +31,15 @@ TEST_CASE("of two ranks the one that moved last is the one that waits", "[watchd
         "rank 1 waits in all_reduce of step 41, rank 0 is in data of step 41 since 4.0 s");
   CHECK(roll_call_summary({beat_of(0, "data", 4), beat_of(1, "all_reduce", 4.04)}, kNow, 2) ==
         "rank 0 waits in data of step 41, rank 1 is in all_reduce of step 41 since 4.0 s");
+}
+
+// Kills: blaming one rank that waits for two that are busy, or for one that came earlier.
+TEST_CASE("a rank that waits is not the one at fault", "[watchdog]") {
+  Heartbeat waiting = beat_of(0, "all_reduce", 5);
+  waiting.waits = true;
+  CHECK(roll_call_summary({waiting, beat_of(1, "data", 4)}, kNow, 2) ==
+        "rank 0 waits in all_reduce of step 41, rank 1 is in data of step 41 since 4.0 s");
+  CHECK(roll_call_summary({waiting, beat_of(1, "data", 4), beat_of(2, "data", 4)}, kNow, 3).find("rank 0 waits") == 0);
 }
 
 // Kills: a stopped rank counted among those that wait in the same place.

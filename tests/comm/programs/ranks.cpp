@@ -46,7 +46,7 @@ int train(World& world, const std::string& mode, int odd) {
     world.heartbeat().beat(step, "data");
     pause_for(0.01);
     if (step == 3 && is_odd) misbehave(world, mode, step);
-    world.heartbeat().beat(step, "all_reduce");
+    world.heartbeat().wait(step, "all_reduce");
     const int signal = ranks.max_value(signals::stop_signal());
     if (mode == "signal" && step == 3) log::info("ready");
     if (signal != 0) {
