@@ -77,11 +77,11 @@ void forward(T* h, const T* z, const T* gate, int64_t n) {
     if (gate) {
 #pragma omp simd
       for (int64_t i = first; i < last; ++i) {
-        h[i] = T(Function::value(static_cast<float>(gate[i])) * static_cast<float>(z[i]));
+        h[i] = Function::value(static_cast<float>(gate[i])) * static_cast<float>(z[i]);
       }
     } else {
 #pragma omp simd
-      for (int64_t i = first; i < last; ++i) h[i] = T(Function::value(static_cast<float>(z[i])));
+      for (int64_t i = first; i < last; ++i) h[i] = Function::value(static_cast<float>(z[i]));
     }
   });
 }
@@ -94,13 +94,13 @@ void backward(T* dz, T* dgate, const T* dh, const T* z, const T* gate, int64_t n
       for (int64_t i = first; i < last; ++i) {
         const Pair f = Function::both(static_cast<float>(gate[i]));
         const auto d = static_cast<float>(dh[i]);
-        dgate[i] = T(d * static_cast<float>(z[i]) * f.slope);
-        dz[i] = T(d * f.value);
+        dgate[i] = d * static_cast<float>(z[i]) * f.slope;
+        dz[i] = d * f.value;
       }
     } else {
 #pragma omp simd
       for (int64_t i = first; i < last; ++i) {
-        dz[i] = T(static_cast<float>(dh[i]) * Function::both(static_cast<float>(z[i])).slope);
+        dz[i] = static_cast<float>(dh[i]) * Function::both(static_cast<float>(z[i])).slope;
       }
     }
   });

@@ -32,7 +32,7 @@ void update(float* w, bfloat16* rounded, float* m, float* v, const float* grad, 
     }
     if (rounded) {
 #pragma omp simd
-      for (int64_t i = first; i < last; ++i) rounded[i] = bfloat16(w[i]);
+      for (int64_t i = first; i < last; ++i) rounded[i] = w[i];
     }
   });
 }
@@ -46,7 +46,7 @@ void adamw(Stream&, Tensor master, Tensor rounded, Tensor m, Tensor v, const Ten
   }
   ref::adamw(master.data<double>(), m.data<double>(), v.data<double>(), grad.data<double>(), master.numel(), step);
   if (bfloat16* low = rounded.data_or_null<bfloat16>()) {
-    for (int64_t i = 0; i < master.numel(); ++i) low[i] = bfloat16(static_cast<float>(master.data<double>()[i]));
+    for (int64_t i = 0; i < master.numel(); ++i) low[i] = static_cast<float>(master.data<double>()[i]);
   }
 }
 

@@ -21,7 +21,7 @@ template <class T>
 const T* add_row(T* sum_out, const T* sum, const T* pending, int64_t D) {
   if (pending) {
 #pragma omp simd
-    for (int64_t d = 0; d < D; ++d) sum_out[d] = T(static_cast<float>(sum[d]) + static_cast<float>(pending[d]));
+    for (int64_t d = 0; d < D; ++d) sum_out[d] = static_cast<float>(sum[d]) + static_cast<float>(pending[d]);
     return sum_out;
   }
   if (sum_out && sum_out != sum) std::copy_n(sum, D, sum_out);
@@ -41,7 +41,7 @@ void layer_norm_row(T* y, float& mean, float& rstd, const T* s, const float* wei
                          width;
   const auto r = static_cast<float>(1 / std::sqrt(static_cast<double>(variance) + eps));
 #pragma omp simd
-  for (int64_t d = 0; d < D; ++d) y[d] = T((static_cast<float>(s[d]) - mu) * r * weight[d] + bias[d]);
+  for (int64_t d = 0; d < D; ++d) y[d] = (static_cast<float>(s[d]) - mu) * r * weight[d] + bias[d];
   mean = mu;
   rstd = r;
 }
@@ -54,7 +54,7 @@ void rms_norm_row(T* y, float& rstd, const T* s, const float* weight, int64_t D,
   });
   const auto r = static_cast<float>(1 / std::sqrt(static_cast<double>(square / static_cast<float>(D)) + eps));
 #pragma omp simd
-  for (int64_t d = 0; d < D; ++d) y[d] = T(static_cast<float>(s[d]) * r * weight[d]);
+  for (int64_t d = 0; d < D; ++d) y[d] = static_cast<float>(s[d]) * r * weight[d];
   rstd = r;
 }
 
@@ -87,7 +87,7 @@ void backward_row(T* dh, const T* dy, const T* s, float mu, float r, bool centre
   for (int64_t d = 0; d < D; ++d) {
     const float xhat = (static_cast<float>(s[d]) - mu) * r;
     const float ds = static_cast<float>(dy[d]) * weight[d] - offset - xhat * projection;
-    dh[d] = T(static_cast<float>(dh[d]) + r * ds);
+    dh[d] = static_cast<float>(dh[d]) + r * ds;
   }
 }
 

@@ -25,7 +25,7 @@ void drop(T* x, int64_t n, const Dropout& d) {
       T* piece = x + at;
 #pragma omp simd
       for (int64_t i = 0; i < count; ++i) {
-        piece[i] = T(bits[i] >> 8 < threshold ? 0.0f : static_cast<float>(piece[i]) * scale);
+        piece[i] = bits[i] >> 8 < threshold ? 0.0f : static_cast<float>(piece[i]) * scale;
       }
     }
   });

@@ -22,7 +22,7 @@ void convert(To* y, const From* x, int64_t count) {
 #pragma omp simd
   for (int64_t i = 0; i < count; ++i) {
     if constexpr (std::is_same_v<To, bfloat16>) {
-      y[i] = bfloat16(static_cast<float>(x[i]));
+      y[i] = static_cast<float>(x[i]);
     } else if constexpr (std::is_same_v<From, bfloat16>) {
       y[i] = static_cast<To>(static_cast<float>(x[i]));
     } else {
@@ -34,7 +34,7 @@ void convert(To* y, const From* x, int64_t count) {
 template <class T>
 void add_range(T* y, const T* x, int64_t count) {
 #pragma omp simd
-  for (int64_t i = 0; i < count; ++i) y[i] = T(static_cast<float>(y[i]) + static_cast<float>(x[i]));
+  for (int64_t i = 0; i < count; ++i) y[i] = static_cast<float>(y[i]) + static_cast<float>(x[i]);
 }
 
 // out[c] += Σ_r x[r,c] over at most kStrip columns, rows in blocks, so that the rounding error grows with the number of

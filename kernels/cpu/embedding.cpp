@@ -34,7 +34,7 @@ void forward(T* out, const T* tokens, const int32_t* ids, const T* positions_tab
       }
       const T* position = positions_table + positions[n] * D;
 #pragma omp simd
-      for (int64_t d = 0; d < D; ++d) to[d] = T(static_cast<float>(token[d]) + static_cast<float>(position[d]));
+      for (int64_t d = 0; d < D; ++d) to[d] = static_cast<float>(token[d]) + static_cast<float>(position[d]);
     }
   });
 }

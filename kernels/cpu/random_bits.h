@@ -11,12 +11,22 @@ namespace sffn::cpu {
 inline constexpr int64_t kPhiloxLanes = 16;
 inline constexpr int64_t kPhiloxGroup = 4 * kPhiloxLanes;
 
-// bits[i] = random_bits(key, 4·first_block + i), i < kPhiloxGroup.
+// bits[i] = random_bits(key, 4·first_block + i), i < kPhiloxGroup. The rounds of core/random.h, lane by lane.
 inline void philox_group(uint32_t* bits, RandomKey key, uint64_t first_block) {
 #pragma omp simd
   for (int64_t lane = 0; lane < kPhiloxLanes; ++lane) {
-    const Random4 block = philox(key, first_block + static_cast<uint64_t>(lane));
-    for (int64_t j = 0; j < 4; ++j) bits[4 * lane + j] = block[static_cast<size_t>(j)];
+    const uint64_t block = first_block + static_cast<uint64_t>(lane);
+    uint32_t c0 = static_cast<uint32_t>(block), c1 = static_cast<uint32_t>(block >> 32);
+    uint32_t c2 = static_cast<uint32_t>(key.stream), c3 = static_cast<uint32_t>(key.stream >> 32);
+    uint32_t k0 = static_cast<uint32_t>(key.seed), k1 = static_cast<uint32_t>(key.seed >> 32);
+#pragma GCC unroll 10
+    for (int round = 0; round < 10; ++round) {
+      const uint32_t high0 = static_cast<uint32_t>(uint64_t{0xD2511F53u} * c0 >> 32), low0 = 0xD2511F53u * c0;
+      const uint32_t high1 = static_cast<uint32_t>(uint64_t{0xCD9E8D57u} * c2 >> 32), low1 = 0xCD9E8D57u * c2;
+      c0 = high1 ^ c1 ^ k0, c1 = low1, c2 = high0 ^ c3 ^ k1, c3 = low0;
+      k0 += 0x9E3779B9u, k1 += 0xBB67AE85u;
+    }
+    bits[4 * lane] = c0, bits[4 * lane + 1] = c1, bits[4 * lane + 2] = c2, bits[4 * lane + 3] = c3;
   }
 }
 

@@ -6,13 +6,12 @@ namespace sffn::cpu {
 
 inline constexpr int kSumLanes = 32;
 
-// The lanes folded pairwise.
-template <class Acc>
-Acc fold_lanes(Acc (&lanes)[kSumLanes]) {
-  for (int width = kSumLanes / 2; width > 0; width /= 2) {
-    for (int l = 0; l < width; ++l) lanes[l] += lanes[l + width];
-  }
-  return lanes[0];
+// The lanes folded pairwise into the first; every width is a constant, so that each step is one vector addition.
+template <int kWidth, class Acc>
+void fold_lanes(Acc* lanes) {
+#pragma omp simd
+  for (int l = 0; l < kWidth; ++l) lanes[l] += lanes[l + kWidth];
+  if constexpr (kWidth > 1) fold_lanes<kWidth / 2>(lanes);
 }
 
 // Σ_{i < n} term(i): lane l sums i = l, l + 32, …
@@ -25,7 +24,8 @@ Acc lane_sum(int64_t n, Term&& term) {
     for (int l = 0; l < kSumLanes; ++l) lanes[l] += term(i + l);
   }
   for (int l = 0; i + l < n; ++l) lanes[l] += term(i + l);
-  return fold_lanes(lanes);
+  fold_lanes<kSumLanes / 2>(lanes);
+  return lanes[0];
 }
 
 }  // namespace sffn::cpu

@@ -40,8 +40,8 @@ void rotate(T* qkv, const int32_t* positions, const AttentionShape& s, double th
 #pragma omp simd
         for (int64_t i = 0; i < half; ++i) {
           const auto a = static_cast<float>(low[i]), b = static_cast<float>(high[i]);
-          low[i] = T(a * c[i] - b * r[i]);
-          high[i] = T(b * c[i] + a * r[i]);
+          low[i] = a * c[i] - b * r[i];
+          high[i] = b * c[i] + a * r[i];
         }
       }
     }

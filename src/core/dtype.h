@@ -20,6 +20,11 @@ struct bfloat16 {
     const bool is_nan = (u & 0x7fffffffu) > 0x7f800000u;
     bits = static_cast<uint16_t>(is_nan ? (u >> 16) | 0x40u : (u + 0x7fffu + ((u >> 16) & 1u)) >> 16);
   }
+  // Rounds as the constructor does. In a loop, x[i] = f becomes vector code; x[i] = bfloat16(f), a struct copy, does not.
+  bfloat16& operator=(float value) {
+    bits = bfloat16(value).bits;
+    return *this;
+  }
   operator float() const { return std::bit_cast<float>(static_cast<uint32_t>(bits) << 16); }
 };
 
