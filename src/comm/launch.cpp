@@ -1,5 +1,6 @@
 #include "comm/launch.h"
 
+#include "comm/agree.h"
 #include "comm/mpi.h"
 #include "core/log.h"
 #include "kernels/cpu/parallel.h"
@@ -156,6 +157,10 @@ int run_world(const std::function<int(World&)>& body) {
     code = body(*world);
     world->finish();
     return code;
+  } catch (const AgreedError& e) {
+    if (world->ranks().rank() == 0) log::error(e.what());
+    world->finish();
+    return static_cast<int>(e.code());
   } catch (const Error& e) {
     code = static_cast<int>(e.code());
     failure = e.what();
@@ -181,7 +186,8 @@ void require_same(Communicator& comm, const Hash128& hash, const std::string& wh
     if (hashes[r] != common) odd += cat(odd.empty() ? "" : ",", r);
   }
   if (!odd.empty()) {
-    throw UsageError("rank " + odd, cat(what, " differs from that of the other ranks; start all ranks with the same"));
+    throw AgreedError(ExitCode::kUsage,
+                      cat("rank ", odd, ": ", what, " differs from that of the other ranks; start all with the same"));
   }
 }
 

@@ -68,11 +68,12 @@ class World {
 };
 
 // Starts the world, runs body on this rank and ends the world; returns the exit code. An exception of body ends all
-// ranks with its exit code, 1 unless it is an Error.
+// ranks with its exit code, 1 unless it is an Error; an AgreedError (comm/agree.h), which all ranks throw alike, is
+// printed by rank 0, and all leave in order.
 int run_world(const std::function<int(World&)>& body);
 
-// UsageError naming the ranks whose hash of `what` ("the configuration", "the binary") is not that of most ranks; the
-// same on all ranks. Collective.
+// AgreedError (exit code 2) naming the ranks whose hash of `what` ("the configuration", "the binary") is not that of
+// most ranks; the same on all ranks. Collective.
 void require_same(Communicator& comm, const Hash128& hash, const std::string& what);
 
 }  // namespace sffn

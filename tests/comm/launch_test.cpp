@@ -21,7 +21,7 @@ std::string error_of(int ranks, int odd) {
   try {
     run_threads(ranks,
                 [&](Communicator& comm) { require_same(comm, hash128(comm.rank() == odd ? "b" : "a"), "the binary"); });
-  } catch (const UsageError& e) {
+  } catch (const Error& e) {
     what = e.what();
   }
   return what;

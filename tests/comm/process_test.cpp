@@ -129,6 +129,7 @@ TEST_CASE("ranks that disagree are told which one is different", "[process]") {
   INFO(result.output);
   CHECK(result.code == 2);
   CHECK(contains(result.output, "error: rank 0: the configuration differs"));
+  CHECK(!contains(result.output, "MPI_ABORT"));
   CHECK(count_of(result.output, "error: ") == 1);
 }
 
