@@ -2,18 +2,18 @@
 #include "comm/threads.h"
 #include "core/file.h"
 #include "support/catch.h"
+#include "support/fingerprints.h"
 #include "support/temp_folder.h"
 #include "train/checkpoint/names.h"
 #include "train/checkpoint/record.h"
 
-#include "checkpoint/fingerprints.h"
 #include <sys/stat.h>
 
 #include <filesystem>
 #include <functional>
 
 using namespace sffn;
-using namespace sffn::testing;
+using namespace sffn::test;
 namespace fs = std::filesystem;
 
 namespace {

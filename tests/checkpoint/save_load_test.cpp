@@ -2,18 +2,17 @@
 #include "core/file.h"
 #include "core/safetensors.h"
 #include "support/catch.h"
+#include "support/fingerprints.h"
 #include "support/temp_folder.h"
 #include "train/checkpoint/names.h"
 #include "train/checkpoint/record.h"
 #include "train/checkpoint/run_lock.h"
 
-#include "checkpoint/fingerprints.h"
-
 #include <atomic>
 #include <functional>
 
 using namespace sffn;
-using namespace sffn::testing;
+using namespace sffn::test;
 
 namespace {
 

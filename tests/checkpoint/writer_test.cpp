@@ -3,12 +3,12 @@
 #include "core/fault.h"
 #include "core/file.h"
 #include "support/catch.h"
+#include "support/fingerprints.h"
 #include "support/temp_folder.h"
 #include "train/checkpoint/names.h"
 #include "train/checkpoint/record.h"
 #include "train/checkpoint/run_lock.h"
 
-#include "checkpoint/fingerprints.h"
 #include <sys/mount.h>
 #include <sys/stat.h>
 
@@ -17,7 +17,7 @@
 #include <functional>
 
 using namespace sffn;
-using namespace sffn::testing;
+using namespace sffn::test;
 namespace fs = std::filesystem;
 
 namespace {

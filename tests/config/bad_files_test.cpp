@@ -8,7 +8,7 @@
 #include <ctime>
 
 using namespace sffn;
-using namespace sffn::testing;
+using namespace sffn::test;
 using namespace std::string_literals;
 
 namespace {

@@ -15,9 +15,9 @@
 using namespace sffn;
 using sffn::test::Caught;
 using sffn::test::error_of;
-using sffn::testing::read_text;
-using sffn::testing::TempFolder;
-using sffn::testing::write_text;
+using sffn::test::read_text;
+using sffn::test::TempFolder;
+using sffn::test::write_text;
 
 // Kills: ignoring the caller's code, dropping the path or the system's reason.
 TEST_CASE("a file that cannot be opened is an error of the caller's code with path and reason", "[file]") {

@@ -12,7 +12,7 @@
 #include <random>
 
 using namespace sffn;
-using namespace sffn::testing;
+using namespace sffn::test;
 
 namespace {
 

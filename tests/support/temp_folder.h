@@ -10,7 +10,7 @@
 #include <iterator>
 #include <string>
 
-namespace sffn::testing {
+namespace sffn::test {
 
 class TempFolder {
  public:
@@ -51,4 +51,8 @@ inline std::string read_text(const std::string& path) {
   return {std::istreambuf_iterator<char>(in), std::istreambuf_iterator<char>()};
 }
 
-}  // namespace sffn::testing
+}  // namespace sffn::test
+
+namespace sffn {
+namespace testing = test;
+}

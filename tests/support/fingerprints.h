@@ -10,7 +10,7 @@
 #include <utility>
 #include <vector>
 
-namespace sffn::testing {
+namespace sffn::test {
 
 using Tensors = std::vector<std::pair<std::string, Shape>>;
 
@@ -92,4 +92,4 @@ class State {
   Share parameters_, first_, second_;
 };
 
-}  // namespace sffn::testing
+}  // namespace sffn::test
