@@ -27,10 +27,12 @@ template <class T>
 struct KeyValueHead {
   const Arguments<T>& a;
   int64_t sequence, kv_head;
-  int64_t width;                                           // head_dim rounded up to kStrip
-  float *k, *v, *dk, *dv;                                  // [T, width]
-  float *q, *dout, *dq, *q_t, *dout_t, *p, *ds, *factors;  // one tile
-  alignas(64) float lse[kTile], d[kTile];
+  int64_t width;                                                   // head_dim rounded up to kStrip
+  float *k = nullptr, *v = nullptr, *dk = nullptr, *dv = nullptr;  // [T, width]
+  // One tile of queries, and of queries and keys.
+  float *q = nullptr, *dout = nullptr, *dq = nullptr, *q_t = nullptr, *dout_t = nullptr;
+  float *p = nullptr, *ds = nullptr, *factors = nullptr;
+  alignas(64) float lse[kTile] = {}, d[kTile] = {};  // D_i = Σ_c dout_ic·out_ic
 
   static int64_t scratch_floats(int64_t time, int64_t width) {
     return 4 * time * width + 5 * kTile * width + 3 * kTile * kTile;
@@ -40,7 +42,7 @@ struct KeyValueHead {
   int64_t key_column() const { return (a.shape.heads + kv_head) * a.shape.head_dim; }
   int64_t value_column() const { return key_column() + a.shape.kv_heads * a.shape.head_dim; }
 
-  void begin(Scratch& scratch) {
+  void begin(Pieces& scratch) {
     const AttentionShape& shape = a.shape;
     for (float** whole : {&k, &v, &dk, &dv}) *whole = scratch.take(shape.time * width);
     for (float** tile : {&q, &dout, &dq, &q_t, &dout_t}) *tile = scratch.take(kTile * width);
@@ -70,12 +72,10 @@ struct KeyValueHead {
   // q is scaled, so that q·k is the score and dk = dSᵀ q; lanes beyond the queries are zero and so are their gradients.
   void load_queries(int64_t head, int64_t q0, int64_t queries) {
     const AttentionShape& shape = a.shape;
-    const int64_t lanes = round_up(queries, kStrip), out_at = token(q0) * shape.out_width() + head * shape.head_dim;
-    load_rows(q, width, a.qkv + token(q0) * shape.qkv_width() + head * shape.head_dim, shape.qkv_width(), queries,
-              shape.head_dim, static_cast<float>(shape.scale));
-    load_rows(dout, width, a.dout + out_at, shape.out_width(), queries, shape.head_dim, 1);
-    transpose(q_t, q, width, queries, lanes, shape.head_dim);
-    transpose(dout_t, dout, width, queries, lanes, shape.head_dim);
+    const int64_t out_at = token(q0) * shape.out_width() + head * shape.head_dim;
+    load_transposed(q_t, q, width, a.qkv + token(q0) * shape.qkv_width() + head * shape.head_dim, shape.qkv_width(),
+                    queries, shape.head_dim, static_cast<float>(shape.scale));
+    load_transposed(dout_t, dout, width, a.dout + out_at, shape.out_width(), queries, shape.head_dim, 1);
     std::fill(dq, dq + kTile * width, 0.0f);
     for (int64_t i = 0; i < kTile; ++i) {
       lse[i] = 0, d[i] = 0;
@@ -95,9 +95,8 @@ struct KeyValueHead {
     multiply_scores(ds, v + at, width, dout_t, a.shape.head_dim, tile);
     if (visible.masks(tile)) mask_scores(p, visible, tile, -std::numeric_limits<float>::infinity());
     if (a.dropout.probability > 0) {
-      const uint64_t row = static_cast<uint64_t>((sequence * a.shape.heads + head) * a.shape.time + tile.q0);
-      dropout_factors(factors, a.dropout, static_cast<uint64_t>(a.dropout.first_index) + row * a.shape.time,
-                      a.shape.time, tile);
+      const int64_t row = (sequence * a.shape.heads + head) * a.shape.time + tile.q0;
+      dropout_factors(factors, a.dropout, row, a.shape.time, tile);
       score_gradient<true>(tile);
     } else {
       score_gradient<false>(tile);
@@ -140,9 +139,8 @@ void backward(const Arguments<T>& a) {
   const AttentionShape& shape = a.shape;
   const int64_t width = round_up(shape.head_dim, kStrip), group = shape.heads / shape.kv_heads;
   parallel_chunks(shape.batch * shape.kv_heads, 1, [&](int64_t item, int64_t) {
-    KeyValueHead<T> kv{
-        a, item / shape.kv_heads, item % shape.kv_heads, width, {}, {}, {}, {}, {}, {}, {}, {}, {}, {}, {}, {}, {}, {}};
-    Scratch scratch(KeyValueHead<T>::scratch_floats(shape.time, width));
+    KeyValueHead<T> kv{a, item / shape.kv_heads, item % shape.kv_heads, width};
+    Pieces scratch(KeyValueHead<T>::scratch_floats(shape.time, width));
     kv.begin(scratch);
     for (int64_t head = kv.kv_head * group; head < (kv.kv_head + 1) * group; ++head) {
       for (int64_t q0 = 0; q0 < shape.time; q0 += kTile) kv.query_tile(head, q0);

@@ -19,21 +19,20 @@ struct QueryTile {
   const T* qkv;
   int64_t sequence, head, q0, queries;
   int64_t width;  // head_dim rounded up to kStrip
-  float *q_t, *k, *v, *scores, *factors, *o;
-  alignas(64) float m[kTile], l[kTile];
+  float *q_t = nullptr, *k = nullptr, *v = nullptr, *o = nullptr, *scores = nullptr, *factors = nullptr;
+  alignas(64) float m[kTile] = {}, l[kTile] = {};
 
   static int64_t scratch_floats(int64_t width) { return 5 * kTile * width + 2 * kTile * kTile; }
 
   const T* row(int64_t i) const { return qkv + (sequence * shape.time + i) * shape.qkv_width(); }
   int64_t key_offset() const { return (shape.heads + head / (shape.heads / shape.kv_heads)) * shape.head_dim; }
 
-  void begin(Scratch& scratch) {
+  void begin(Pieces& scratch) {
     q_t = scratch.take(kTile * width), k = scratch.take(kTile * width), v = scratch.take(kTile * width);
     o = scratch.take(kTile * width), scores = scratch.take(kTile * kTile), factors = scratch.take(kTile * kTile);
     float* q = scratch.take(kTile * width);
-    load_rows(q, width, row(q0) + head * shape.head_dim, shape.qkv_width(), queries, shape.head_dim,
-              static_cast<float>(shape.scale));
-    transpose(q_t, q, width, queries, round_up(queries, kStrip), shape.head_dim);
+    load_transposed(q_t, q, width, row(q0) + head * shape.head_dim, shape.qkv_width(), queries, shape.head_dim,
+                    static_cast<float>(shape.scale));
     std::fill(o, o + kTile * width, 0.0f);
     std::fill(m, m + kTile, std::numeric_limits<float>::lowest());
     std::fill(l, l + kTile, 0.0f);
@@ -83,8 +82,7 @@ struct QueryTile {
   }
 
   void drop(const Tile& tile) {
-    const uint64_t row = static_cast<uint64_t>((sequence * shape.heads + head) * shape.time + q0);
-    dropout_factors(factors, dropout, static_cast<uint64_t>(dropout.first_index) + row * shape.time, shape.time, tile);
+    dropout_factors(factors, dropout, (sequence * shape.heads + head) * shape.time + q0, shape.time, tile);
     for (int64_t j = 0; j < tile.keys; ++j) {
 #pragma omp simd
       for (int64_t i = 0; i < kTile; ++i) scores[j * kTile + i] *= factors[j * kTile + i];
@@ -118,9 +116,8 @@ void forward(T* out, float* lse, const T* qkv, const int32_t* segment_start, con
   parallel_chunks(shape.batch * shape.heads * tiles, 1, [&](int64_t item, int64_t) {
     const int64_t pair = item / tiles, q0 = (tiles - 1 - item % tiles) * kTile;  // the longest tile first
     const int64_t sequence = pair / shape.heads, queries = std::min(kTile, shape.time - q0);
-    QueryTile<T> query{shape, dropout, qkv, sequence, pair % shape.heads, q0, queries, width, {}, {}, {}, {},
-                       {},    {},      {},  {}};
-    Scratch scratch(QueryTile<T>::scratch_floats(width));
+    QueryTile<T> query{shape, dropout, qkv, sequence, pair % shape.heads, q0, queries, width};
+    Pieces scratch(QueryTile<T>::scratch_floats(width));
     query.begin(scratch);
     const Visibility visible(segment_start == nullptr ? nullptr : segment_start + sequence * shape.time, q0, queries);
     for (int64_t k0 = visible.first_tile(); k0 <= q0; k0 += kTile) {

@@ -2,16 +2,16 @@
 // Scores are held transposed, keys down and queries across the lanes of a vector, so that maxima, sums and exponentials
 // of softmax need no reduction across lanes, and so that K and V serve as they lie in memory.
 #pragma once
-#include "core/random.h"
+#include "kernels/cpu/random_bits.h"
+#include "kernels/cpu/scratch.h"
 #include "kernels/cpu/vector_math.h"
 #include "kernels/types.h"
 
 #include <algorithm>
-#include <array>
 #include <cmath>
 #include <cstdint>
-#include <cstring>
 #include <limits>
+#include <type_traits>
 #include <vector>
 
 namespace sffn::cpu::attention {
@@ -30,15 +30,13 @@ inline constexpr int64_t kStrip = 16;  // on the diagonal, products are cut to t
 
 constexpr int64_t round_up(int64_t n, int64_t multiple) { return (n + multiple - 1) / multiple * multiple; }
 
-// fp32 working memory of one thread. It grows to the largest layer once; then steps allocate nothing.
-class Scratch {
+// The fp32 working memory of one thread, handed out in pieces of a multiple of 16 floats: each begins on a cache line.
+class Pieces {
  public:
-  explicit Scratch(int64_t floats) {
-    thread_local std::vector<CacheLine> memory;
-    if (static_cast<int64_t>(memory.size()) * 16 < floats) memory.resize(floats / 16);
-    next_ = memory.data()->x;
+  explicit Pieces(int64_t floats) {
+    thread_local Scratch memory;
+    next_ = static_cast<float*>(memory.get(static_cast<size_t>(floats) * sizeof(float)));
   }
-  // `floats` is a multiple of 16, so that every piece begins on a cache line.
   float* take(int64_t floats) {
     float* piece = next_;
     next_ += floats;
@@ -46,35 +44,20 @@ class Scratch {
   }
 
  private:
-  struct alignas(64) CacheLine {
-    float x[16];
-  };
   float* next_;
 };
 
-// A row-major matrix in fp32; `stride` elements from a row to the next.
-struct Matrix {
-  float* data;
-  int64_t stride;
-};
 // The left factor of a product: element (m, k) is data[m·row + k·column].
 struct Left {
   const float* data;
   int64_t row, column;
 };
 
-// c[kRows, kVectors·kLanes] (+)= a·b over `depth`, in registers.
+// c[kRows, kVectors·kLanes] = or += a·b over `depth`, summed in registers from zero.
 template <int kRows, int kVectors>
 inline void multiply_block(float* c, int64_t c_stride, Left a, const float* b, int64_t b_stride, int64_t depth,
                            bool accumulate) {
-  Vector total[kRows][kVectors];
-#pragma GCC unroll 8
-  for (int r = 0; r < kRows; ++r) {
-#pragma GCC unroll 4
-    for (int v = 0; v < kVectors; ++v) {
-      total[r][v] = accumulate ? *reinterpret_cast<const Vector*>(c + r * c_stride + v * kLanes) : Vector{};
-    }
-  }
+  Vector total[kRows][kVectors] = {};
   for (int64_t k = 0; k < depth; ++k) {
     Vector right[kVectors];
 #pragma GCC unroll 4
@@ -89,46 +72,41 @@ inline void multiply_block(float* c, int64_t c_stride, Left a, const float* b, i
 #pragma GCC unroll 8
   for (int r = 0; r < kRows; ++r) {
 #pragma GCC unroll 4
-    for (int v = 0; v < kVectors; ++v) *reinterpret_cast<Vector*>(c + r * c_stride + v * kLanes) = total[r][v];
+    for (int v = 0; v < kVectors; ++v) {
+      Vector* to = reinterpret_cast<Vector*>(c + r * c_stride + v * kLanes);
+      *to = accumulate ? *to + total[r][v] : total[r][v];
+    }
   }
 }
 
 inline constexpr int kBlockRows = 6;
-inline constexpr int kBlockVectors = kLanes == 16 ? 4 : 2;
+inline constexpr int kBlockVectors = kLanes == 16 ? 4 : 2;  // kBlockRows·kBlockVectors sums fit the vector registers
 
-template <int kRows>
+template <int kRows, int kVectors = kBlockVectors>
 void multiply_rows(float* c, int64_t c_stride, Left a, const float* b, int64_t b_stride, int64_t vectors, int64_t depth,
                    bool accumulate) {
-  int64_t v = 0;
-  for (; v + kBlockVectors <= vectors; v += kBlockVectors) {
-    multiply_block<kRows, kBlockVectors>(c + v * kLanes, c_stride, a, b + v * kLanes, b_stride, depth, accumulate);
+  for (; vectors >= kVectors; vectors -= kVectors) {
+    multiply_block<kRows, kVectors>(c, c_stride, a, b, b_stride, depth, accumulate);
+    c += kVectors * kLanes, b += kVectors * kLanes;
   }
-  if (kBlockVectors > 2 && v + 2 <= vectors) {
-    multiply_block<kRows, 2>(c + v * kLanes, c_stride, a, b + v * kLanes, b_stride, depth, accumulate);
-    v += 2;
-  }
-  if (v < vectors) {
-    multiply_block<kRows, 1>(c + v * kLanes, c_stride, a, b + v * kLanes, b_stride, depth, accumulate);
+  if constexpr (kVectors > 1) {
+    if (vectors > 0) multiply_rows<kRows, kVectors - 1>(c, c_stride, a, b, b_stride, vectors, depth, accumulate);
   }
 }
 
-// c[rows, columns] (+)= a[rows, depth]·b[depth, columns]; columns is a multiple of kStrip. One order of summation
-// whatever the sizes: each element is a chain of multiply-adds over the depth.
-inline void multiply(Matrix c, Left a, Matrix b, int64_t rows, int64_t columns, int64_t depth, bool accumulate) {
-  const int64_t vectors = columns / kLanes;
-  int64_t r = 0;
-  for (; r + kBlockRows <= rows; r += kBlockRows) {
-    multiply_rows<kBlockRows>(c.data + r * c.stride, c.stride, {a.data + r * a.row, a.row, a.column}, b.data, b.stride,
-                              vectors, depth, accumulate);
-  }
-  for (; r + 2 <= rows; r += 2) {
-    multiply_rows<2>(c.data + r * c.stride, c.stride, {a.data + r * a.row, a.row, a.column}, b.data, b.stride, vectors,
-                     depth, accumulate);
-  }
-  if (r < rows) {
-    multiply_rows<1>(c.data + r * c.stride, c.stride, {a.data + r * a.row, a.row, a.column}, b.data, b.stride, vectors,
-                     depth, accumulate);
-  }
+// c[rows, columns] = or += a[rows, depth]·b[depth, columns]; columns is a multiple of kStrip. Every element is one
+// chain of multiply-adds over the depth, whatever the sizes.
+inline void multiply(float* c, int64_t c_stride, Left a, const float* b, int64_t b_stride, int64_t rows,
+                     int64_t columns, int64_t depth, bool accumulate) {
+  const auto step = [&]<int kRows>(std::integral_constant<int, kRows>) {
+    for (; rows >= kRows; rows -= kRows) {
+      multiply_rows<kRows>(c, c_stride, a, b, b_stride, columns / kLanes, depth, accumulate);
+      c += kRows * c_stride, a.data += kRows * a.row;
+    }
+  };
+  step(std::integral_constant<int, kBlockRows>());
+  step(std::integral_constant<int, 2>());
+  step(std::integral_constant<int, 1>());
 }
 
 // Queries [q0, q0 + queries) against keys [k0, k0 + keys) of a sequence.
@@ -143,10 +121,9 @@ inline void multiply_scores(float* scores, const float* rows, int64_t width, con
                             const Tile& tile) {
   const int64_t step = tile.diagonal() ? kStrip : kTile;
   for (int64_t j = 0; j < tile.keys; j += step) {
-    const int64_t lane = tile.diagonal() ? j : 0;
-    multiply({scores + j * kTile + lane, kTile}, {rows + j * width, width, 1},
-             {const_cast<float*>(columns_t) + lane, kTile}, std::min(step, tile.keys - j), tile.lanes() - lane, depth,
-             false);
+    const int64_t first = tile.diagonal() ? j : 0;
+    multiply(scores + j * kTile + first, kTile, {rows + j * width, width, 1}, columns_t + first, kTile,
+             std::min(step, tile.keys - j), tile.lanes() - first, depth, false);
   }
 }
 
@@ -155,8 +132,8 @@ inline void add_over_keys(float* by_query, const float* scores, const float* row
   const int64_t step = tile.diagonal() ? kStrip : kTile;
   for (int64_t i = 0; i < tile.queries; i += step) {
     const int64_t keys = tile.diagonal() ? std::min(tile.keys, i + kStrip) : tile.keys;
-    multiply({by_query + i * width, width}, {scores + i, 1, kTile}, {const_cast<float*>(rows), width},
-             std::min(step, tile.queries - i), width, keys, true);
+    multiply(by_query + i * width, width, {scores + i, 1, kTile}, rows, width, std::min(step, tile.queries - i), width,
+             keys, true);
   }
 }
 
@@ -165,9 +142,8 @@ inline void add_over_queries(float* by_key, const float* scores, const float* ro
   const int64_t step = tile.diagonal() ? kStrip : kTile;
   for (int64_t j = 0; j < tile.keys; j += step) {
     const int64_t first = tile.diagonal() ? j : 0;
-    multiply({by_key + j * width, width}, {scores + j * kTile + first, kTile, 1},
-             {const_cast<float*>(rows) + first * width, width}, std::min(step, tile.keys - j), width,
-             tile.queries - first, true);
+    multiply(by_key + j * width, width, {scores + j * kTile + first, kTile, 1}, rows + first * width, width,
+             std::min(step, tile.keys - j), width, tile.queries - first, true);
   }
 }
 
@@ -184,11 +160,30 @@ void load_rows(float* tile, int64_t width, const T* source, int64_t stride, int6
   }
 }
 
-// tile_t[c, r] = rows[r, c], kTile lanes a line, zeros from count to lanes.
-inline void transpose(float* tile_t, const float* rows, int64_t width, int64_t count, int64_t lanes, int64_t columns) {
-  for (int64_t c = 0; c < columns; ++c) {
-    for (int64_t r = 0; r < count; ++r) tile_t[c * kTile + r] = rows[r * width + c];
-    for (int64_t r = count; r < lanes; ++r) tile_t[c * kTile + r] = 0;
+// As load_rows, and the lines after the last row are zero up to a multiple of kStrip; returns tile_t[c, r] = tile[r, c]
+// as well, kTile to a line.
+template <class T>
+void load_transposed(float* tile_t, float* tile, int64_t width, const T* source, int64_t stride, int64_t rows,
+                     int64_t columns, float scale) {
+  typedef float Quad __attribute__((vector_size(16), aligned(sizeof(float))));
+  typedef int32_t Places __attribute__((vector_size(16)));
+  const int64_t lanes = round_up(rows, kStrip);
+  load_rows(tile, width, source, stride, rows, columns, scale);
+  std::fill(tile + rows * width, tile + lanes * width, 0.0f);
+  for (int64_t c = 0; c < columns; c += 4) {
+    for (int64_t r = 0; r < lanes; r += 4) {
+      Quad row[4];
+      for (int64_t n = 0; n < 4; ++n) row[n] = *reinterpret_cast<const Quad*>(tile + (r + n) * width + c);
+      const Quad low01 = __builtin_shuffle(row[0], row[1], Places{0, 4, 1, 5});
+      const Quad high01 = __builtin_shuffle(row[0], row[1], Places{2, 6, 3, 7});
+      const Quad low23 = __builtin_shuffle(row[2], row[3], Places{0, 4, 1, 5});
+      const Quad high23 = __builtin_shuffle(row[2], row[3], Places{2, 6, 3, 7});
+      float* to = tile_t + c * kTile + r;
+      *reinterpret_cast<Quad*>(to) = __builtin_shuffle(low01, low23, Places{0, 1, 4, 5});
+      *reinterpret_cast<Quad*>(to + kTile) = __builtin_shuffle(low01, low23, Places{2, 3, 6, 7});
+      *reinterpret_cast<Quad*>(to + 2 * kTile) = __builtin_shuffle(high01, high23, Places{0, 1, 4, 5});
+      *reinterpret_cast<Quad*>(to + 3 * kTile) = __builtin_shuffle(high01, high23, Places{2, 3, 6, 7});
+    }
   }
 }
 
@@ -196,10 +191,10 @@ inline void transpose(float* tile_t, const float* rows, int64_t width, int64_t c
 template <class T>
 void store_row(T* to, const float* from, int64_t columns, float scale) {
 #pragma omp simd
-  for (int64_t c = 0; c < columns; ++c) to[c] = static_cast<T>(scale * from[c]);
+  for (int64_t c = 0; c < columns; ++c) to[c] = scale * from[c];
 }
 
-// The first visible key of each query of a tile row. first_of_tile .. : which key tiles are seen, which need masking.
+// The first visible key of each of 64 queries: which tiles of keys they see, and which of these need masking.
 struct Visibility {
   int32_t first[kTile];
   int64_t lowest = 0, highest = 0;
@@ -229,22 +224,16 @@ inline void mask_scores(float* scores, const Visibility& visible, const Tile& ti
   }
 }
 
-// factors[key, query] = 0 or 1/(1-p): what dropout multiplies a probability by. row0 is the dropout index of the tile's
-// first query and key 0; the next query is `time` further.
-inline void dropout_factors(float* factors, const Dropout& dropout, uint64_t row0, int64_t time, const Tile& tile) {
+// factors[key, query] = 0 or 1/(1-p): what dropout multiplies a probability by. row is the number of the tile's first
+// query among the rows of all heads and sequences.
+inline void dropout_factors(float* factors, const Dropout& dropout, int64_t row, int64_t time, const Tile& tile) {
   const float kept = static_cast<float>(1 / (1 - dropout.probability));
-  const uint32_t threshold = static_cast<uint32_t>(std::ceil(dropout.probability * 0x1p24));
-  uint32_t bits[kTile + 8];
+  const uint32_t threshold = drop_threshold(dropout.probability);
+  uint32_t bits[kTile];
   for (int64_t i = 0; i < tile.queries; ++i) {
-    const uint64_t first = row0 + static_cast<uint64_t>(i * time + tile.k0);
-    const uint64_t block = first / 4, blocks = (first % 4 + static_cast<uint64_t>(tile.keys) + 3) / 4;
-    for (uint64_t n = 0; n < blocks; ++n) {
-      const Random4 four = philox(dropout.key, block + n);
-      std::memcpy(bits + 4 * n, four.data(), sizeof(four));
-    }
-    for (int64_t j = 0; j < tile.keys; ++j) {
-      factors[j * kTile + i] = (bits[first % 4 + static_cast<uint64_t>(j)] >> 8) < threshold ? 0.0f : kept;
-    }
+    const int64_t first = dropout.first_index + (row + i) * time + tile.k0;
+    fill_random_bits(bits, dropout.key, static_cast<uint64_t>(first), tile.keys);
+    for (int64_t j = 0; j < tile.keys; ++j) factors[j * kTile + i] = (bits[j] >> 8) < threshold ? 0.0f : kept;
   }
 }
 

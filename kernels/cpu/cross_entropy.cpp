@@ -65,9 +65,9 @@ float cross_entropy_row(T* logits, int32_t target, int64_t vocab, int64_t padded
     const float of_target = exp_f32(static_cast<float>(logits[target]) - total.largest) / total.sum;
 #pragma omp simd
     for (int64_t v = 0; v < vocab; ++v) {
-      logits[v] = static_cast<T>(exp_f32(static_cast<float>(logits[v]) - total.largest) * factor);
+      logits[v] = exp_f32(static_cast<float>(logits[v]) - total.largest) * factor;
     }
-    logits[target] = static_cast<T>((of_target - 1) * gradient_scale);
+    logits[target] = (of_target - 1) * gradient_scale;
     std::fill(logits + vocab, logits + padded_vocab, T(0));
   }
   return loss;

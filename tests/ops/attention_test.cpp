@@ -1,16 +1,13 @@
 #include "kernels/ref/attention.h"
 
+#include "support/any_threads.h"
 #include "support/catch.h"
+#include "support/tolerances.h"
 
 #include "ops/attention_case.h"
 
 #include <algorithm>
 #include <cmath>
-#include <limits>
-
-#ifdef _OPENMP
-#include <omp.h>
-#endif
 
 using namespace sffn;
 using namespace sffn::test;
@@ -26,20 +23,13 @@ Dropout some_dropout(double probability) { return {probability, {11, 12}, 1003};
 // |actual - expected| <= tolerance·(scale + |expected|)
 void check_near(const std::vector<double>& actual, const std::vector<double>& expected, double tolerance,
                 double scale) {
-  REQUIRE(actual.size() == expected.size());
-  double worst = 0;
-  for (size_t i = 0; i < actual.size(); ++i) {
-    const double error = std::abs(actual[i] - expected[i]) / (scale + std::abs(expected[i]));
-    if (!(error <= worst)) worst = error;
-  }
-  CHECK(worst <= tolerance);
+  check_within(actual, expected, [&](size_t i) { return tolerance * (scale + std::abs(expected[i])); });
 }
 
-// Inputs as T holds them, so that both sides see the same numbers.
-template <class T>
-AttentionCase rounded(AttentionCase c) {
-  c.qkv = widened(converted<T>(c.qkv));
-  c.dout = widened(converted<T>(c.dout));
+// Inputs as `dtype` holds them, so that both sides see the same numbers.
+AttentionCase rounded(DType dtype, AttentionCase c) {
+  c.qkv = HostTensor(dtype, {static_cast<int64_t>(c.qkv.size())}, c.qkv).values();
+  c.dout = HostTensor(dtype, {static_cast<int64_t>(c.dout.size())}, c.dout).values();
   return c;
 }
 
@@ -47,28 +37,26 @@ AttentionCase rounded(AttentionCase c) {
 // wrong by about ε·√d_h·|q||k|/d_h <= ε·√d_h; it enters p as a relative error, as do ε·√T of the sums and ε of exp; the
 // factor 8 is for the largest of many. bf16: the products are fp32's, but out rounds to 2⁻⁸ and feeds D = Σ dout·out,
 // √d_h terms of that size, and so every gradient.
-template <class T>
-void check_against_reference(const AttentionCase& c) {
-  const AttentionResult<T> fast = run_attention<T>(c);
-  const AttentionResult<double> exact = run_attention<double>(rounded<T>(c));
-  const double eps = std::numeric_limits<float>::epsilon(), kept = 1 / (1 - c.dropout.probability);
+void check_against_reference(DType dtype, const AttentionCase& c) {
+  const AttentionResult fast = run_attention(dtype, c);
+  const AttentionResult exact = run_attention(DType::kF64, rounded(dtype, c));
+  const double eps = 2 * tolerances::unit_roundoff(DType::kF32), kept = 1 / (1 - c.dropout.probability);
   const double size = std::sqrt(static_cast<double>(c.shape.head_dim)) + std::sqrt(static_cast<double>(c.shape.time));
-  const double rounding = std::is_same_v<T, bfloat16> ? 0x1p-8 : 0;
+  const double rounding = dtype == DType::kBF16 ? tolerances::unit_roundoff(dtype) : 0;
   const double group = std::sqrt(static_cast<double>(c.shape.heads / c.shape.kv_heads));
-  check_near(widened(fast.lse), exact.lse, 8 * eps * size, 1);
-  check_near(widened(fast.out), exact.out, 8 * eps * size * kept + rounding, 1);
-  check_near(widened(fast.dqkv), exact.dqkv, (32 * eps * size + 4 * rounding) * kept * group, 1);
+  check_near(fast.lse.values(), exact.lse.values(), 8 * eps * size, 1);
+  check_near(fast.out.values(), exact.out.values(), 8 * eps * size * kept + rounding, 1);
+  check_near(fast.dqkv.values(), exact.dqkv.values(), (32 * eps * size + 4 * rounding) * kept * group, 1);
 }
 
-template <class T>
-void check_sizes(bool masked, double probability) {
+void check_sizes(DType dtype, bool masked, double probability) {
   for (int64_t time : {1, 31, 33, 127, 200}) {
     for (int64_t head_dim : {16, 41, 64, 128}) {
       AttentionCase c(shape_of(2, time, 2, head_dim == 64 ? 1 : 2, head_dim));
       if (masked) c.segment_start = uneven_documents(c.shape, 37);
       if (probability > 0) c.dropout = some_dropout(probability);
       INFO("time " << time << ", head_dim " << head_dim);
-      check_against_reference<T>(c);
+      check_against_reference(dtype, c);
     }
   }
 }
@@ -100,45 +88,38 @@ TEST_CASE("the reference gradients of q, k and v are the complex step of the for
     c.dropout = some_dropout(0.5);
     c.segment_start = {0, 0, 2, 2, 2, 5, 0, 1, 1, 1, 4, 4};
   }
-  check_close(run_attention<double>(c).dqkv, reference_gradient(c), 1e-12);
+  check_close(run_attention(DType::kF64, c).dqkv.values(), reference_gradient(c), 1e-12);
 }
 
 // Kills: tails of tiles, strips or vectors left out or read beyond; the head read from the wrong columns.
 TEST_CASE("attention in f32 and bf16 is the reference at every size", "[ops][attention]") {
-  check_sizes<float>(false, 0);
-  check_sizes<bfloat16>(false, 0);
+  check_sizes(DType::kF32, false, 0);
+  check_sizes(DType::kBF16, false, 0);
 }
 
 // Kills: skipping a key tile that a few queries see; a dropout index that differs between forward and backward.
 TEST_CASE("attention with documents and dropout is the reference at every size", "[ops][attention]") {
-  check_sizes<float>(true, 0.25);
-  check_sizes<bfloat16>(true, 0.25);
+  check_sizes(DType::kF32, true, 0.25);
+  check_sizes(DType::kBF16, true, 0.25);
 }
 
 // Kills: dividing by a number of sequences or tokens that is zero.
 TEST_CASE("attention of no sequences does nothing", "[ops][attention]") {
-  CHECK(run_attention<float>(AttentionCase(shape_of(0, 64, 2, 2, 16))).out.empty());
-  CHECK(run_attention<bfloat16>(AttentionCase(shape_of(0, 64, 2, 2, 16))).out.empty());
+  CHECK(run_attention(DType::kF32, AttentionCase(shape_of(0, 64, 2, 2, 16))).out.values().empty());
+  CHECK(run_attention(DType::kBF16, AttentionCase(shape_of(0, 64, 2, 2, 16))).out.values().empty());
 }
 
 // Kills: work cut by the number of threads; scratch of one call that leaks into the next.
 TEST_CASE("attention gives the same bits for any number of threads and any call before", "[ops][attention]") {
-#ifdef _OPENMP
   AttentionCase c(shape_of(3, 150, 4, 2, 41));
   c.segment_start = uneven_documents(c.shape, 29);
   c.dropout = some_dropout(0.1);
-  const int before = omp_get_max_threads();
-  omp_set_num_threads(1);
-  const AttentionResult<float> one = run_attention<float>(c);
-  const AttentionResult<bfloat16> one_bf16 = run_attention<bfloat16>(c);
-  for (int threads : {2, 4}) {
-    omp_set_num_threads(threads);
-    run_attention<float>(AttentionCase(shape_of(2, 200, 2, 2, 128)));
-    CHECK(run_attention<float>(c) == one);
-    CHECK(run_attention<bfloat16>(c) == one_bf16);
+  for (DType dtype : {DType::kF32, DType::kBF16}) {
+    check_same_on_any_threads([&] {
+      run_attention(DType::kF32, AttentionCase(shape_of(2, 200, 2, 2, 128)));
+      return run_attention(dtype, c);
+    });
   }
-  omp_set_num_threads(before);
-#endif
 }
 
 // Kills: a mask that lets a document see the one before it, or its backward.
@@ -148,58 +129,57 @@ TEST_CASE("masked documents are the documents run alone", "[ops][attention]") {
   for (size_t d = 0; d + 1 < starts.size(); ++d) {
     whole.segment_start.insert(whole.segment_start.end(), starts[d + 1] - starts[d], static_cast<int32_t>(starts[d]));
   }
-  const AttentionResult<float> together = run_attention<float>(whole);
+  const AttentionResult together = run_attention(DType::kF32, whole);
   for (size_t d = 0; d + 1 < starts.size(); ++d) {
     const int64_t first = starts[d], count = starts[d + 1] - starts[d];
     AttentionCase alone(shape_of(1, count, 4, 2, 32));
     alone.qkv = rows(whole.qkv, whole.shape.qkv_width(), first, count);
     alone.dout = rows(whole.dout, whole.shape.out_width(), first, count);
-    const AttentionResult<float> result = run_attention<float>(alone);
-    check_near(widened(result.out), rows(widened(together.out), whole.shape.out_width(), first, count), 1e-5, 1);
-    check_near(widened(result.dqkv), rows(widened(together.dqkv), whole.shape.qkv_width(), first, count), 1e-5, 1);
+    const AttentionResult result = run_attention(DType::kF32, alone);
+    check_near(result.out.values(), rows(together.out.values(), whole.shape.out_width(), first, count), 1e-5, 1);
+    check_near(result.dqkv.values(), rows(together.dqkv.values(), whole.shape.qkv_width(), first, count), 1e-5, 1);
   }
 }
 
 // Kills: a softmax over masked keys; an lse without the maximum.
 TEST_CASE("the first row attends only to itself", "[ops][attention]") {
-  const AttentionCase c = rounded<bfloat16>(AttentionCase(shape_of(2, 33, 2, 1, 16)));
-  const AttentionResult<float> result = run_attention<float>(c);
-  const AttentionResult<bfloat16> rounded_result = run_attention<bfloat16>(c);
-  for (int64_t b = 0; b < 2; ++b) {
-    for (int64_t h = 0; h < 2; ++h) {
-      for (int64_t i = 0; i < 16; ++i) {
-        const double value = c.qkv[(b * 33) * c.shape.qkv_width() + 3 * 16 + i];
-        CHECK(result.out[(b * 33) * 32 + h * 16 + i] == value);
-        CHECK(rounded_result.out[(b * 33) * 32 + h * 16 + i] == value);
-      }
+  const AttentionCase c = rounded(DType::kBF16, AttentionCase(shape_of(2, 33, 2, 1, 16)));
+  for (DType dtype : {DType::kF32, DType::kBF16}) {
+    const std::vector<double> out = run_attention(dtype, c).out.values();
+    for (int64_t b = 0; b < 2; ++b) {
+      const std::vector<double> value =
+          rows(c.qkv, 16, b * 33 * 4 + 3, 1);  // the fourth head of the row: k is the third
+      CHECK(rows(out, 16, b * 33 * 2, 1) == value);
+      CHECK(rows(out, 16, b * 33 * 2 + 1, 1) == value);
     }
   }
 }
 
 // Kills: a sequence that reads its neighbour's keys.
 TEST_CASE("permuting sequences permutes outputs and gradients", "[ops][attention]") {
+  const auto swapped = [](std::vector<double> x) {
+    std::rotate(x.begin(), x.begin() + static_cast<std::ptrdiff_t>(x.size() / 2), x.end());
+    return x;
+  };
   const AttentionCase c(shape_of(2, 70, 2, 2, 24));
-  AttentionCase swapped = c;
-  std::rotate(swapped.qkv.begin(), swapped.qkv.begin() + c.qkv.size() / 2, swapped.qkv.end());
-  std::rotate(swapped.dout.begin(), swapped.dout.begin() + c.dout.size() / 2, swapped.dout.end());
-  const AttentionResult<float> expected = run_attention<float>(c);
-  AttentionResult<float> result = run_attention<float>(swapped);
-  std::rotate(result.out.begin(), result.out.begin() + result.out.size() / 2, result.out.end());
-  std::rotate(result.dqkv.begin(), result.dqkv.begin() + result.dqkv.size() / 2, result.dqkv.end());
-  std::rotate(result.lse.begin(), result.lse.begin() + result.lse.size() / 2, result.lse.end());
-  CHECK(result == expected);
+  AttentionCase other = c;
+  other.qkv = swapped(c.qkv), other.dout = swapped(c.dout);
+  const AttentionResult expected = run_attention(DType::kF32, c), result = run_attention(DType::kF32, other);
+  CHECK(swapped(result.out.values()) == expected.out.values());
+  CHECK(swapped(result.lse.values()) == expected.lse.values());
+  CHECK(swapped(result.dqkv.values()) == expected.dqkv.values());
 }
 
 // Kills: a mask that is one key too wide.
 TEST_CASE("later tokens change no earlier output", "[ops][attention]") {
   AttentionCase c(shape_of(1, 140, 2, 2, 16));
-  const AttentionResult<float> before = run_attention<float>(c);
   const int64_t changed = 77;
+  const auto visible_out = [&] {
+    return rows(run_attention(DType::kF32, c).out.values(), c.shape.out_width(), 0, changed);
+  };
+  const std::vector<double> before = visible_out();
   for (size_t x = static_cast<size_t>(changed * c.shape.qkv_width()); x < c.qkv.size(); ++x) c.qkv[x] = -2 * c.qkv[x];
-  const AttentionResult<float> after = run_attention<float>(c);
-  const auto end = changed * c.shape.out_width();
-  CHECK(std::equal(before.out.begin(), before.out.begin() + end, after.out.begin()));
-  CHECK(!std::equal(before.out.begin() + end, before.out.end(), after.out.begin() + end));
+  CHECK(visible_out() == before);
 }
 
 // Kills: exponentials without the running maximum; an underflow that becomes 0/0. Scores are exact here: q·k is an
@@ -212,12 +192,12 @@ TEST_CASE("scores of ten thousand stay finite and right", "[ops][attention]") {
     for (int64_t head = 0; head < 4; ++head)
       row[head * 16] = head < 2 ? 100 : static_cast<double>((n * 37) % 201 - 100);
   }
-  const AttentionResult<float> fast = run_attention<float>(c);
-  const AttentionResult<double> exact = run_attention<double>(rounded<float>(c));
-  check_near(widened(fast.out), exact.out, 1e-6, 1);
-  check_near(widened(fast.lse), exact.lse, 1e-6, 1);
+  const AttentionResult fast = run_attention(DType::kF32, c);
+  const AttentionResult exact = run_attention(DType::kF64, rounded(DType::kF32, c));
+  check_near(fast.out.values(), exact.out.values(), 1e-6, 1);
+  check_near(fast.lse.values(), exact.lse.values(), 1e-6, 1);
   // lse near 10⁴ is held to half an ulp, 2⁻¹¹: that is the relative error of each probability, times |q| or |k| <= 100.
-  check_near(widened(fast.dqkv), exact.dqkv, 0x1p-11, 100);
+  check_near(fast.dqkv.values(), exact.dqkv.values(), 0x1p-11, 100);
 }
 
 // Kills: a maximum or an exponential that turns NaN into a number.
@@ -226,9 +206,9 @@ TEST_CASE("NaN in a query, key or value reaches every output that sees it", "[op
   for (int64_t column : {0, 16, 32}) {
     AttentionCase c(shape_of(1, time, 1, 1, 16));
     c.qkv[at * c.shape.qkv_width() + column] = std::nan("");
-    const AttentionResult<float> result = run_attention<float>(c);
+    const std::vector<double> out = run_attention(DType::kF32, c).out.values();
     const int64_t last_seeing = column == 0 ? at : time - 1;
-    for (int64_t i = at; i <= last_seeing; ++i) CHECK(std::isnan(result.out[i * 16]));
-    for (int64_t i = 0; i < 64; ++i) CHECK(!std::isnan(result.out[i * 16]));
+    for (int64_t i = at; i <= last_seeing; ++i) CHECK(std::isnan(out[static_cast<size_t>(i * 16)]));
+    for (int64_t i = 0; i < 64; ++i) CHECK(!std::isnan(out[static_cast<size_t>(i * 16)]));
   }
 }

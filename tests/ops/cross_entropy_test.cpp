@@ -1,16 +1,17 @@
 #include "kernels/ref/cross_entropy.h"
 
+#include "core/stream.h"
+#include "kernels/ops.h"
+#include "support/any_threads.h"
 #include "support/catch.h"
-
-#include "ops/attention_case.h"
+#include "support/complex_step.h"
+#include "support/host_tensor.h"
+#include "support/tolerances.h"
 
 #include <algorithm>
 #include <cmath>
-#include <limits>
-
-#ifdef _OPENMP
-#include <omp.h>
-#endif
+#include <string>
+#include <utility>
 
 using namespace sffn;
 using namespace sffn::test;
@@ -33,44 +34,35 @@ struct Problem {
   }
 };
 
-template <class T>
 struct Result {
-  std::vector<cpu::AccumulateOf<T>> losses;
-  std::vector<T> logits;
+  HostTensor losses, logits;
 };
 
-template <class T>
-Result<T> run(const Problem& p, bool write_gradient = true) {
-  Result<T> result{std::vector<cpu::AccumulateOf<T>>(static_cast<size_t>(p.rows)), converted<T>(p.logits)};
-  std::vector<int32_t> targets = p.targets;
+Result run(DType dtype, const Problem& p, bool write_gradient = true) {
+  Result result{HostTensor(accumulate_type(dtype), {p.rows}), HostTensor(dtype, {p.rows, p.padded_vocab}, p.logits)};
   Stream stream(cpu_runtime());
-  ops::cross_entropy(stream, tensor_of(result.losses, {p.rows}), tensor_of(result.logits, {p.rows, p.padded_vocab}),
-                     tensor_of(targets, {p.rows}), p.vocab, p.gradient_scale, write_gradient);
+  ops::cross_entropy(stream, result.losses, result.logits, HostTensor::indices(p.targets), p.vocab, p.gradient_scale,
+                     write_gradient);
   return result;
 }
 
 // A loss is a logarithm of a sum and a difference of logits of size 10: 16 ε absolute. A gradient has the relative
 // error of exp (1 ulp, and ε·|logit - maximum|) and of the sum (at most √V of its terms' ε), then T's rounding.
-template <class T>
-void check_against_reference(Problem p) {
-  const Result<T> fast = run<T>(p);
-  p.logits = widened(converted<T>(p.logits));
-  const Result<double> exact = run<double>(p);
-  const double eps = std::numeric_limits<float>::epsilon(), rounding = std::is_same_v<T, bfloat16> ? 0x1p-8 : 0;
+void check_against_reference(DType dtype, Problem p) {
+  const Result fast = run(dtype, p);
+  p.logits = HostTensor(dtype, {p.rows, p.padded_vocab}, p.logits).values();
+  const Result exact = run(DType::kF64, p);
+  const std::vector<double> loss = exact.losses.values(), gradient = exact.logits.values();
+  const double eps = 2 * tolerances::unit_roundoff(DType::kF32);
+  const double rounding = dtype == DType::kBF16 ? tolerances::unit_roundoff(dtype) : 0;
   INFO("rows " << p.rows << ", vocab " << p.vocab << ", padded " << p.padded_vocab);
-  for (int64_t n = 0; n < p.rows; ++n) {
-    CHECK(std::abs(fast.losses[n] - exact.losses[n]) <= 16 * eps * (1 + exact.losses[n]));
-  }
-  double worst = 0;
-  for (size_t x = 0; x < exact.logits.size(); ++x) {
-    const double error = std::abs(static_cast<double>(fast.logits[x]) - exact.logits[x]);
+  check_within(fast.losses.values(), loss, [&](size_t n) { return 16 * eps * (1 + loss[n]); });
+  check_within(fast.logits.values(), gradient, [&](size_t x) {
     // The gradient of the target, softmax - 1, cancels: there the error is absolute.
     const bool of_target = static_cast<int32_t>(x % p.padded_vocab) == p.targets[x / p.padded_vocab];
-    const double size = std::abs(exact.logits[x]);
-    const double allowed = 32 * eps * (of_target ? p.gradient_scale : size) + rounding * size;
-    worst = std::max(worst, exact.logits[x] == 0 && !of_target ? error * 1e9 : error / allowed);
-  }
-  CHECK(worst <= 1);
+    const double size = std::abs(gradient[x]);
+    return 32 * eps * (of_target ? p.gradient_scale : size) + rounding * size;
+  });
 }
 
 }  // namespace
@@ -87,7 +79,7 @@ TEST_CASE("the reference gradient of cross-entropy is the complex step of its lo
         });
     Problem scaled = p;
     scaled.gradient_scale = 0.25;
-    check_close(run<double>(scaled).logits, expected, 1e-12);
+    check_close(run(DType::kF64, scaled).logits.values(), expected, 1e-12);
   }
 }
 
@@ -95,13 +87,13 @@ TEST_CASE("the reference gradient of cross-entropy is the complex step of its lo
 TEST_CASE("cross-entropy in f32 and bf16 is the reference at every size", "[ops][cross_entropy]") {
   for (int64_t vocab : {1, 31, 33, 127, 1023, 1025, 5000}) {
     for (int64_t padding : {0, 3, 64}) {
-      check_against_reference<float>(Problem(33, vocab, vocab + padding, 0.125));
-      check_against_reference<bfloat16>(Problem(33, vocab, vocab + padding, 0.125));
+      check_against_reference(DType::kF32, Problem(33, vocab, vocab + padding, 0.125));
+      check_against_reference(DType::kBF16, Problem(33, vocab, vocab + padding, 0.125));
     }
   }
-  check_against_reference<float>(Problem(4, 50257, 50304));
-  check_against_reference<bfloat16>(Problem(4, 50257, 50304));
-  check_against_reference<float>(Problem(0, 7, 8));
+  check_against_reference(DType::kF32, Problem(4, 50257, 50304));
+  check_against_reference(DType::kBF16, Problem(4, 50257, 50304));
+  check_against_reference(DType::kF32, Problem(0, 7, 8));
 }
 
 // Kills: an online maximum that only sees the first block; exponentials of positive numbers.
@@ -112,12 +104,11 @@ TEST_CASE("logits of ten thousand anywhere in the row give a finite and right lo
     p.logits[static_cast<size_t>(place)] = 1e4;
     p.logits[static_cast<size_t>(p.padded_vocab + place)] = -1e4;
     p.targets = {static_cast<int32_t>(place), static_cast<int32_t>(place)};
-    const Result<float> fast = run<float>(p);
-    const Result<double> exact = run<double>(p);
-    CHECK(fast.losses[0] == 0);
-    CHECK(fast.losses[1] == Approx(exact.losses[1]).epsilon(1e-6));
-    CHECK(fast.logits[static_cast<size_t>(place)] == 0);
-    CHECK(fast.logits[static_cast<size_t>(p.padded_vocab + place)] == -1);
+    const Result fast = run(DType::kF32, p), exact = run(DType::kF64, p);
+    CHECK(fast.losses.values()[0] == 0);
+    CHECK(fast.losses.values()[1] == Approx(exact.losses.values()[1]).epsilon(1e-6));
+    CHECK(fast.logits.values()[static_cast<size_t>(place)] == 0);
+    CHECK(fast.logits.values()[static_cast<size_t>(p.padded_vocab + place)] == -1);
   }
 }
 
@@ -126,9 +117,8 @@ TEST_CASE("a target out of range is an error that names row and id", "[ops][cros
   for (int32_t bad : {7, -2, 1 << 30}) {
     Problem p(5, 7, 8);
     p.targets[2] = bad;
-    const std::vector<float> before = converted<float>(p.logits);
     try {
-      run<float>(p);
+      run(DType::kF32, p);
       FAIL("no error");
     } catch (const RunError& e) {
       CHECK(std::string(e.what()).find("row 2 has target " + std::to_string(bad)) != std::string::npos);
@@ -142,36 +132,29 @@ TEST_CASE("NaN in a scored logit is a NaN loss and NaN in padding is not seen", 
     Problem p(3, 2000, 2016);
     p.logits[static_cast<size_t>(p.padded_vocab + place)] = std::nan("");
     for (int64_t v = p.vocab; v < p.padded_vocab; ++v) p.logits[static_cast<size_t>(v)] = std::nan("");
-    const Result<float> f32 = run<float>(p);
-    const Result<bfloat16> bf16 = run<bfloat16>(p);
-    CHECK((std::isfinite(f32.losses[0]) && std::isfinite(bf16.losses[0])));
-    CHECK((std::isnan(f32.losses[1]) && std::isnan(bf16.losses[1])));
-    for (int64_t v = p.vocab; v < p.padded_vocab; ++v) CHECK(f32.logits[static_cast<size_t>(v)] == 0);
+    for (DType dtype : {DType::kF32, DType::kBF16}) {
+      const Result result = run(dtype, p);
+      const std::vector<double> loss = result.losses.values();
+      CHECK((std::isfinite(loss[0]) && std::isnan(loss[1]) && std::isfinite(loss[2])));
+      for (int64_t v = p.vocab; v < p.padded_vocab; ++v) CHECK(result.logits.values()[static_cast<size_t>(v)] == 0);
+    }
   }
 }
 
 // Kills: writing the gradient in evaluation.
 TEST_CASE("without a gradient the losses are the same and the logits stay", "[ops][cross_entropy]") {
   const Problem p(9, 300, 320);
-  const Result<float> with = run<float>(p, true), without = run<float>(p, false);
-  CHECK(with.losses == without.losses);
-  CHECK(without.logits == converted<float>(p.logits));
-  CHECK(with.losses[3] == 0);
+  const Result with = run(DType::kF32, p, true), without = run(DType::kF32, p, false);
+  CHECK(with.losses.bytes() == without.losses.bytes());
+  CHECK(without.logits.bytes() == HostTensor(DType::kF32, {p.rows, p.padded_vocab}, p.logits).bytes());
+  CHECK(with.losses.values()[3] == 0);
 }
 
 // Kills: rows cut by the number of threads.
 TEST_CASE("cross-entropy gives the same bits for any number of threads", "[ops][cross_entropy]") {
-#ifdef _OPENMP
   const Problem p(257, 300, 304);
-  const int before = omp_get_max_threads();
-  omp_set_num_threads(1);
-  const Result<float> one = run<float>(p);
-  for (int threads : {2, 4}) {
-    omp_set_num_threads(threads);
-    const Result<float> many = run<float>(p);
-    CHECK(many.losses == one.losses);
-    CHECK(many.logits == one.logits);
-  }
-  omp_set_num_threads(before);
-#endif
+  check_same_on_any_threads([&] {
+    const Result result = run(DType::kF32, p);
+    return std::pair(result.losses.bytes(), result.logits.bytes());
+  });
 }
