@@ -134,7 +134,7 @@ void random_normal(Stream& stream, Tensor x, RandomKey, double std, bool) {
 }
 
 void matmul(Stream& stream, Tensor c, const Tensor& a, Transpose ta, const Tensor& b, Transpose tb, const Tensor& bias,
-            Accumulate) {
+            Accumulate add) {
   const Call call(stream, __func__);
   auto [M, K] = call.matrix("a", a);
   if (ta == Transpose::kYes) std::swap(M, K);
@@ -146,7 +146,15 @@ void matmul(Stream& stream, Tensor c, const Tensor& a, Transpose ta, const Tenso
   call.exact("c", c, widened ? accumulate : a.dtype(), {M, N});
   call.exact_or_absent("bias", bias, accumulate, {N});
   if (stream.is_meta()) {
-    stream.counter().matmul_flops += 2.0 * static_cast<double>(M) * static_cast<double>(N) * static_cast<double>(K);
+    stream.counter().count({.M = M,
+                            .N = N,
+                            .K = K,
+                            .transpose_a = ta == Transpose::kYes,
+                            .transpose_b = tb == Transpose::kYes,
+                            .bias = bias.defined(),
+                            .accumulate = add == Accumulate::kYes,
+                            .input = a.dtype(),
+                            .output = c.dtype()});
   }
 }
 

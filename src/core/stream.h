@@ -1,16 +1,38 @@
 #pragma once
-#include <cstdint>
-#include <memory>
-
 #include "core/runtime.h"
 #include "core/tensor.h"
 
+#include <cstdint>
+#include <memory>
+#include <utility>
+#include <vector>
+
 namespace sffn {
+
+// A matrix product c [M,N] = op(a) [M,K] · op(b) [K,N] + bias (+ c), without its memory.
+struct MatmulShape {
+  int64_t M = 0, N = 0, K = 0;
+  bool transpose_a = false, transpose_b = false, bias = false, accumulate = false;
+  DType input = DType::kF32, output = DType::kF32;
+  bool operator==(const MatmulShape&) const = default;
+};
 
 // Work that ops would do; filled on the meta device, where nothing runs. FLOPs count multiply and add apart.
 struct OpCounter {
   double matmul_flops = 0;
   double attention_flops = 0;
+  std::vector<std::pair<MatmulShape, int64_t>> matmuls;  // distinct shapes in the order they first ran, and how often
+
+  void count(const MatmulShape& shape) {
+    matmul_flops += 2.0 * static_cast<double>(shape.M) * static_cast<double>(shape.N) * static_cast<double>(shape.K);
+    for (auto& [known, times] : matmuls) {
+      if (known == shape) {
+        ++times;
+        return;
+      }
+    }
+    matmuls.emplace_back(shape, 1);
+  }
 };
 
 // An ordered queue of work on one device. Ops take it first; it decides which backend runs them.
