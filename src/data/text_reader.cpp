@@ -136,7 +136,8 @@ std::unique_ptr<TextReader> open_text(const std::string& path) {
   return std::make_unique<PlainReader>(std::move(file));
 }
 
-bool is_text_name(const std::string& name) {
+bool is_text_name(const std::string& path) {
+  const std::string name = path.substr(path.rfind('/') + 1);
   for (const char* kind : {".txt", ".md"}) {
     for (const char* packing : {"", ".gz", ".zst"}) {
       if (ends_with(name, cat(kind, packing))) return true;

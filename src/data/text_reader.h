@@ -20,8 +20,8 @@ class TextReader {
 // Throws UsageError for what cannot be opened.
 std::unique_ptr<TextReader> open_text(const std::string& path);
 
-// Whether a folder's file of this name is text to prepare: .txt .md, or one of them .gz or .zst.
-bool is_text_name(const std::string& name);
+// Whether a file is text to prepare by its name: .txt .md, or one of them .gz or .zst.
+bool is_text_name(const std::string& path);
 constexpr char kTextNames[] = ".txt .md .txt.gz .md.gz .txt.zst .md.zst";
 
 }  // namespace sffn
