@@ -21,16 +21,23 @@ size_t character_boundary(std::string_view text, size_t at) {
 
 }  // namespace
 
-size_t cut_length(std::string_view text) {
+size_t cut_length(std::string_view text, size_t& no_blank) {
   const std::string_view window = text.substr(0, kMaxDocumentBytes);
   const size_t first_newline = window.find('\n', kMinCutBytes);
-  for (size_t at = first_newline; at != std::string_view::npos; at = window.find('\n', at + 1)) {
+  const size_t from = no_blank > kMinCutBytes ? window.find('\n', no_blank) : first_newline;
+  no_blank = 0;
+  for (size_t at = from; at != std::string_view::npos; at = window.find('\n', at + 1)) {
     const size_t next = at + 1 < window.size() && window[at + 1] == '\r' ? at + 2 : at + 1;
     if (next < window.size() && window[next] == '\n') return next + 1;
   }
-  if (text.size() <= kMinCutBytes) return text.size();
-  if (first_newline != std::string_view::npos) return first_newline + 1;
-  return text.size() <= kMaxDocumentBytes ? text.size() : character_boundary(text, kMaxDocumentBytes);
+  size_t length = text.size();
+  if (text.size() > kMinCutBytes && first_newline != std::string_view::npos) {
+    length = first_newline + 1;
+  } else if (text.size() > kMaxDocumentBytes) {
+    length = character_boundary(text, kMaxDocumentBytes);
+  }
+  if (window.size() >= length + 2) no_blank = window.size() - 2 - length;
+  return length;
 }
 
 DocumentReader::DocumentReader(const std::string& path) : reader_(open_text(path)), buffer_(kBufferBytes) {}
@@ -54,7 +61,7 @@ bool DocumentReader::next(std::string_view& text) {
   if (text.empty()) return std::exchange(first_, false);
   first_ = false;
   if (text.size() > kMaxDocumentBytes) cutting_ = true;
-  if (cutting_) text = text.substr(0, cut_length(text));
+  if (cutting_) text = text.substr(0, cut_length(text, no_blank_));
   begin_ += text.size();
   return true;
 }

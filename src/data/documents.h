@@ -29,10 +29,12 @@ class DocumentReader {
   std::unique_ptr<TextReader> reader_;
   std::vector<char> buffer_;
   size_t begin_ = 0, end_ = 0;
+  size_t no_blank_ = 0;
   bool at_end_ = false, cutting_ = false, first_ = true;
 };
 
-// Length of the first document of `text`, the rest of a text that is being cut.
-size_t cut_length(std::string_view text);
+// Length of the first document of `text`, the rest of a text that is being cut. No blank line begins in the first
+// `no_blank` bytes; set to what is then known of the text behind the document, so that no byte is searched twice.
+size_t cut_length(std::string_view text, size_t& no_blank);
 
 }  // namespace sffn

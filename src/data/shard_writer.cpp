@@ -25,14 +25,22 @@ void hash_file(const std::string& path, ShardRecord& record) {
   record.checksum = whole.digest();
 }
 
+// Appends ids and returns the largest, a negative one as a large one.
 template <class T>
-void pack(std::vector<unsigned char>& out, std::span<const int32_t> ids) {
+uint32_t pack(std::vector<unsigned char>& out, std::span<const int32_t> ids) {
   const size_t first = out.size();
   out.resize(first + ids.size() * sizeof(T));
-  for (size_t i = 0; i < ids.size(); ++i) {
-    const T id = static_cast<T>(ids[i]);
-    std::memcpy(out.data() + first + i * sizeof(T), &id, sizeof id);
+  uint32_t largest = 0;
+  const int32_t* from = ids.data();
+  const size_t count = ids.size();
+  unsigned char* to = out.data() + first;
+#pragma omp simd reduction(max : largest)
+  for (size_t i = 0; i < count; ++i) {
+    const T id = static_cast<T>(from[i]);
+    largest = std::max(largest, static_cast<uint32_t>(from[i]));
+    std::memcpy(to + i * sizeof(T), &id, sizeof id);
   }
+  return largest;
 }
 
 }  // namespace
@@ -68,19 +76,13 @@ void ShardWriter::flush() {
 
 void ShardWriter::put(std::span<const int32_t> ids) {
   if (!open_) begin_shard();
-  if (bytes_per_token_ == 2) {
-    pack<uint16_t>(buffer_, ids);
-  } else {
-    pack<uint32_t>(buffer_, ids);
-  }
+  const uint32_t largest = bytes_per_token_ == 2 ? pack<uint16_t>(buffer_, ids) : pack<uint32_t>(buffer_, ids);
+  SFFN_CHECK(largest < vocab_size_, "id ", largest, " of a vocabulary of ", vocab_size_);
   shard_.tokens += static_cast<int64_t>(ids.size());
   if (buffer_.size() >= kBufferBytes) flush();
 }
 
 void ShardWriter::add(std::span<const int32_t> ids, int64_t text_bytes) {
-  int64_t largest = 0;
-  for (const int32_t id : ids) largest = std::max<int64_t>(largest, static_cast<uint32_t>(id));
-  SFFN_CHECK(largest < vocab_size_, "id ", largest, " of a vocabulary of ", vocab_size_);
   ids = ids.subspan(static_cast<size_t>(progress_.cut_tokens));
   if (open_ && shard_.tokens + static_cast<int64_t>(ids.size()) > shard_tokens_) complete_shard();
   while (static_cast<int64_t>(ids.size()) > shard_tokens_) {

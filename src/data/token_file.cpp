@@ -92,6 +92,7 @@ template <class T>
 void TokenFile::copy(int32_t* ids, int64_t begin, int64_t count) const {
   const unsigned char* from = file_.data() + kShardHeaderBytes + begin * static_cast<int64_t>(sizeof(T));
   uint32_t largest = 0;
+#pragma omp simd reduction(max : largest)
   for (int64_t i = 0; i < count; ++i) {
     T id;
     std::memcpy(&id, from + i * static_cast<int64_t>(sizeof(T)), sizeof id);

@@ -28,7 +28,11 @@ class ByteTokenizer final : public Tokenizer {
   void encode(std::vector<int32_t>& ids, std::string_view text) const override {
     const size_t first = ids.size();
     ids.resize(first + text.size());
-    for (size_t i = 0; i < text.size(); ++i) ids[first + i] = static_cast<unsigned char>(text[i]);
+    int32_t* to = ids.data() + first;
+    const char* from = text.data();
+    const size_t count = text.size();
+#pragma omp simd
+    for (size_t i = 0; i < count; ++i) to[i] = static_cast<unsigned char>(from[i]);
   }
   std::string_view text_of(int32_t id) const override {
     SFFN_CHECK(id >= 0 && id <= 256, "id ", id, " of 257");
