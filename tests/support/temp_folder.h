@@ -52,7 +52,3 @@ inline std::string read_text(const std::string& path) {
 }
 
 }  // namespace sffn::test
-
-namespace sffn {
-namespace testing = test;
-}
