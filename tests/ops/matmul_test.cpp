@@ -6,6 +6,7 @@
 #include "kernels/cpu/gemm.h"
 #include "kernels/ops.h"
 #include "kernels/ref/matmul.h"
+#include "support/any_threads.h"
 #include "support/catch.h"
 #include "support/tolerances.h"
 
@@ -16,6 +17,7 @@
 #include <cmath>
 #include <cstring>
 #include <string>
+#include <thread>
 #include <vector>
 
 using namespace sffn;
@@ -262,6 +264,22 @@ TEST_CASE("A matrix product has the same bits on 1, 2 and 4 threads", "[ops][mat
       }
     }
   }
+}
+
+// Kills: oneDNN left to use the threads of the program outside a parallel region, where it cuts K by thread.
+TEST_CASE("One GEMM has the same bits whatever the number of threads around it", "[ops][matmul][threads]") {
+  const Case t{48, 48, 65536, Transpose::kYes};
+  const Operands operands(t, normal_values);
+  const cpu::Gemm g{.m = t.M, .n = t.N, .k = t.K, .lda = t.M, .ldb = t.N, .ldc = t.N, .ta = t.ta};
+  test::check_same_on_any_threads([&] {
+    std::vector<float> c(static_cast<size_t>(t.M * t.N));
+    // In a thread of its own, which has no primitive yet that was made for another number of threads.
+    std::thread([&, threads = number_of_threads()] {
+      set_threads(threads);
+      cpu::run_gemm(g, c.data(), operands.a.bytes.data(), operands.b.bytes.data(), nullptr);
+    }).join();
+    return c;
+  });
 }
 
 // Kills: a column of a wider matrix taken for contiguous (oneDNN 3.7.2 reads and overwrites its neighbours).
