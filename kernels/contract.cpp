@@ -272,6 +272,20 @@ void attention_backward(Stream& stream, Tensor dqkv, const Tensor& dout, const T
   if (stream.is_meta()) stream.counter().attention_flops += 10 * causal_square_flops(shape);
 }
 
+void attention_cached(Stream& stream, Tensor out, Tensor cache, const Tensor& qkv, const AttentionShape& shape,
+                      int64_t first) {
+  const Call call(stream, __func__);
+  check_attention(call, qkv, shape);
+  call.exact("out", out, qkv.dtype(), {shape.tokens(), shape.out_width()});
+  call.require(cache.defined() && cache.shape().rank() == 3 && first >= 0 && first + shape.time <= cache.shape()[1],
+               "cache is ", describe(cache), " with ", first, " tokens in it and ", shape.time, " new; expected room");
+  call.exact("cache", cache, qkv.dtype(), {shape.batch, cache.shape()[1], 2 * shape.kv_heads * shape.head_dim});
+  if (stream.is_meta()) {
+    const double seen = static_cast<double>(shape.time) * (static_cast<double>(first) + (shape.time + 1) / 2.0);
+    stream.counter().attention_flops += 4 * seen * static_cast<double>(shape.batch * shape.out_width());
+  }
+}
+
 void cross_entropy(Stream& stream, Tensor losses, Tensor logits, const Tensor& targets, int64_t vocab, double, bool) {
   const Call call(stream, __func__);
   const auto [N, Vp] = call.matrix("logits", logits);

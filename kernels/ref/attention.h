@@ -9,6 +9,7 @@
 #include <algorithm>
 #include <cmath>
 #include <cstdint>
+#include <limits>
 #include <vector>
 
 namespace sffn::ref {
@@ -103,6 +104,38 @@ void attention_backward(T* dqkv, const T* dout, const T* out, const T* lse, cons
             dqkv[at.key(b, j, h) + c] += scale * ds * q_i[c];
             dqkv[at.value(b, j, h) + c] += factor * p * dout_i[c];
           }
+        }
+      }
+    }
+  }
+}
+
+// cache [B, capacity, 2·H_kv·d_h]: a row is the key heads, then the value heads of a token.
+template <class T>
+void attention_cached(T* out, T* cache, const T* qkv, const AttentionShape& shape, int64_t first, int64_t capacity) {
+  const AttentionIndex at{shape};
+  const int64_t row = 2 * shape.kv_heads * shape.head_dim, values = shape.kv_heads * shape.head_dim;
+  const T scale = constant<T>(shape.scale);
+  std::vector<T> weights(first + shape.time);
+  for (int64_t b = 0; b < shape.batch; ++b) {
+    for (int64_t t = 0; t < shape.time; ++t) {
+      std::copy_n(qkv + at.key(b, t, 0), row, cache + (b * capacity + first + t) * row);
+    }
+    for (int64_t h = 0; h < shape.heads; ++h) {
+      const T* keys = cache + b * capacity * row + at.kv_head(h) * shape.head_dim;
+      for (int64_t t = 0; t < shape.time; ++t) {
+        const int64_t visible = first + t + 1;
+        Real<T> largest = -std::numeric_limits<Real<T>>::infinity();
+        for (int64_t j = 0; j < visible; ++j) {
+          weights[j] = scale * dot(qkv + at.query(b, t, h), keys + j * row, shape.head_dim);
+          largest = std::max(largest, real(weights[j]));
+        }
+        T sum = 0;
+        for (int64_t j = 0; j < visible; ++j) sum += weights[j] = std::exp(weights[j] - largest);
+        for (int64_t c = 0; c < shape.head_dim; ++c) {
+          T total = 0;
+          for (int64_t j = 0; j < visible; ++j) total += weights[j] * keys[j * row + values + c];
+          out[at.out(b, t, h) + c] = total / sum;
         }
       }
     }

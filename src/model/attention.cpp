@@ -70,6 +70,21 @@ Residual Attention::forward(Context& ctx, const BatchTensors& batch, const Resid
   return {saved.norm.sum, branch};
 }
 
+Residual Attention::forward_cached(Context& ctx, const BatchTensors& batch, const Residual& h, Tensor cache,
+                                   int64_t first) const {
+  const AttentionShape shape = this->shape(batch);
+  const DType act = h.sum.dtype();
+  const AddNorm::Saved norm = norm_.forward(ctx, h);
+  Tensor qkv = ctx.saved.allocate({batch.tokens(), shape.qkv_width()}, act, "qkv");
+  Tensor out = ctx.saved.allocate({batch.tokens(), shape.out_width()}, act, "attention");
+  Tensor branch = ctx.saved.allocate(h.sum.shape(), act, "attention out");
+  qkv_.forward(ctx, qkv, norm.normed);
+  if (rope_) ops::rope_forward(ctx.stream, qkv, batch.positions, shape, rope_theta_);
+  ops::attention_cached(ctx.stream, out, cache, qkv, shape, first);
+  out_.forward(ctx, branch, out);
+  return {norm.sum, branch};
+}
+
 void Attention::backward(Context& ctx, const BatchTensors& batch, const Saved& saved, Tensor dh) const {
   const AttentionShape shape = this->shape(batch);
   const ArenaScope scope(ctx.scratch);

@@ -24,6 +24,8 @@ class Attention {
   Attention(ParamStore&, const ModelConfig&, int64_t layer);
 
   Residual forward(Context&, const BatchTensors&, const Residual& h, Saved&) const;
+  // The new tokens of sequences whose first `first` tokens are in `cache`, which takes the new ones (evaluation only).
+  Residual forward_cached(Context&, const BatchTensors&, const Residual& h, Tensor cache, int64_t first) const;
   // dh [N, D]: on entry the gradient of the output's value, on return that of the input's value.
   void backward(Context&, const BatchTensors&, const Saved&, Tensor dh) const;
 

@@ -9,7 +9,10 @@ Block::Block(ParamStore& params, const Config& config, const FfnOptions& ffn, in
       ffn_(ffn.make({.params = params, .model = config.model, .recompute = config.train.recompute, .layer = layer})) {}
 
 Residual Block::forward(Context& ctx, const BatchTensors& batch, const Residual& h, Saved& saved) const {
-  const Residual middle = attention_.forward(ctx, batch, h, saved.attention);
+  return feed_forward(ctx, batch, attention_.forward(ctx, batch, h, saved.attention), saved);
+}
+
+Residual Block::feed_forward(Context& ctx, const BatchTensors& batch, const Residual& middle, Saved& saved) const {
   return ffn_->forward(ctx, {.h = middle, .token_ids = batch.inputs, .time = batch.time}, saved.ffn);
 }
 
@@ -17,6 +20,15 @@ void Block::forward_discarding(Context& ctx, const BatchTensors& batch, const Re
   const ArenaScope scope(ctx.saved);
   Saved discarded;
   const Residual result = forward(ctx, batch, h, discarded);
+  ops::copy(ctx.stream, out.sum, result.sum);
+  ops::copy(ctx.stream, out.pending, result.pending);
+}
+
+void Block::forward_cached(Context& ctx, const BatchTensors& batch, const Residual& h, const Residual& out,
+                           Tensor cache, int64_t first) const {
+  const ArenaScope scope(ctx.saved);
+  Saved discarded;
+  const Residual result = feed_forward(ctx, batch, attention_.forward_cached(ctx, batch, h, cache, first), discarded);
   ops::copy(ctx.stream, out.sum, result.sum);
   ops::copy(ctx.stream, out.pending, result.pending);
 }

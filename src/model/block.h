@@ -21,11 +21,16 @@ class Block {
   // Keeps nothing but the result, which is written to `out` [N, D] each; out.sum may be h.sum and out.pending
   // h.pending.
   void forward_discarding(Context&, const BatchTensors&, const Residual& h, const Residual& out) const;
+  // As forward_discarding, with attention over the cache too (see Attention::forward_cached).
+  void forward_cached(Context&, const BatchTensors&, const Residual& h, const Residual& out, Tensor cache,
+                      int64_t first) const;
   // As Attention::backward, for the whole block. saved.input defined: the forward pass is made again from it.
   void backward(Context&, const BatchTensors&, Saved&, Tensor dh) const;
   FfnCost ffn_cost() const { return ffn_->cost(); }
 
  private:
+  Residual feed_forward(Context&, const BatchTensors&, const Residual& middle, Saved&) const;
+
   Attention attention_;
   std::unique_ptr<FfnLayer> ffn_;
 };

@@ -52,6 +52,18 @@ void clear(Inspection* inspection) {
   inspection->hidden_out.clear();
 }
 
+// Tokens [B, n] behind those of the cache; nothing is scored.
+Batch continuation(const KeyValueCache& cache, const std::vector<int32_t>& tokens) {
+  const int64_t time = static_cast<int64_t>(tokens.size()) / cache.batch();
+  Batch batch{
+      .batch = cache.batch(), .time = time, .inputs = tokens, .targets = {}, .positions = {}, .segment_start = {}};
+  batch.targets.assign(tokens.size(), -1);
+  for (size_t n = 0; n < tokens.size(); ++n) {
+    batch.positions.push_back(static_cast<int32_t>(cache.length() + static_cast<int64_t>(n) % time));
+  }
+  return batch;
+}
+
 // The draws are f32 whatever the dtype, so that every precision starts from the same weights.
 void draw_normal(Stream& stream, const Param& param, uint64_t seed) {
   const Init& init = param.spec.init;
@@ -165,6 +177,25 @@ LossSum Transformer::evaluate(Context& ctx, const Batch& batch, std::vector<floa
   const BatchTensors tensors = impl_->upload_batch(evaluation, batch);
   const Residual h = impl_->run_discarding(evaluation, tensors, inspection);
   return impl_->head->evaluate(evaluation, tensors, h, token_nll, inspection);
+}
+
+std::vector<float> Transformer::decode(Context& ctx, KeyValueCache& cache, const std::vector<int32_t>& tokens) {
+  const ArenaScope saved_scope(ctx.saved), scope(ctx.scratch);
+  Context evaluation = ctx;
+  evaluation.training = false;
+  const Batch batch = continuation(cache, tokens);
+  const BatchTensors tensors = impl_->upload_batch(evaluation, batch);
+  SFFN_CHECK(cache.length() + batch.time <= cache.capacity(), "a cache of ", cache.capacity(), " tokens holds ",
+             cache.length(), " and gets ", batch.time, " more");
+  Residual h{.sum = impl_->embedding.forward(evaluation, tensors), .pending = {}};
+  const Residual stream = allocate_stream(evaluation, h.sum);
+  for (size_t i = 0; i < impl_->blocks.size(); ++i) {
+    const Tensor layer = cache.layer(static_cast<int64_t>(i));
+    impl_->blocks[i].forward_cached(evaluation, tensors, h, stream, layer, cache.length());
+    h = stream;
+  }
+  cache.advance(batch.time);
+  return impl_->head->last_logits(evaluation, tensors, h);
 }
 
 std::vector<float> Transformer::next_token_logits(Context& ctx, const Batch& batch) {

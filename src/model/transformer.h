@@ -3,6 +3,7 @@
 #include "config/config.h"
 #include "core/params.h"
 #include "data/batch_source.h"
+#include "model/key_value_cache.h"
 #include "nn/context.h"
 
 #include <complex>
@@ -49,6 +50,10 @@ class Transformer {
                    Inspection* inspection = nullptr);
   // Logits of the last position of each sequence [B, V].
   std::vector<float> next_token_logits(Context& ctx, const Batch& batch);
+  // The same after `tokens` [B, n], which follow those in the cache and join them: a prompt first, then one token at a
+  // time. Arenas that serve evaluate() for B sequences of n tokens serve this. Throws RunError when the cache, or the
+  // table of positions, has no room for n more.
+  std::vector<float> decode(Context& ctx, KeyValueCache& cache, const std::vector<int32_t>& tokens);
 
  private:
   struct Impl;
