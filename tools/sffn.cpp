@@ -1,1 +1,61 @@
-int main() { return 0; }
+// sffn: one binary with subcommands. Each lives in the file of its name.
+#include <iostream>
+#include <new>
+
+#include <CLI/CLI.hpp>
+
+#include "core/error.h"
+#include "core/log.h"
+#include "core/signals.h"
+#include "tools/commands.h"
+
+namespace {
+
+int fail(sffn::ExitCode code, const std::string& message) {
+  sffn::log::error(message);
+  return static_cast<int>(code);
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  using sffn::ExitCode;
+  sffn::signals::install();
+
+  CLI::App app{"sffn: pretraining of language models with sparse feed-forward networks"};
+  app.name("sffn");
+  app.require_subcommand(1);
+  app.set_version_flag("--version", SFFN_VERSION);
+  app.footer("Start here: scripts/quickstart.sh, or `sffn COMMAND --help` for a command's options and examples.");
+
+  sffn::Chosen chosen;
+  sffn::add_prepare_command(app, chosen);
+  sffn::add_train_command(app, chosen);
+  sffn::add_eval_command(app, chosen);
+  sffn::add_generate_command(app, chosen);
+  sffn::add_plan_command(app, chosen);
+  sffn::add_probe_command(app, chosen);
+  sffn::add_describe_command(app, chosen);
+  sffn::add_verify_command(app, chosen);
+  sffn::add_bench_command(app, chosen);
+
+  try {
+    app.parse(argc, argv);
+  } catch (const CLI::Success& e) {
+    return app.exit(e);
+  } catch (const CLI::ParseError& e) {
+    std::string command = "sffn";
+    for (const CLI::App* sub : app.get_subcommands()) command += " " + sub->get_name();
+    return fail(ExitCode::kUsage, std::string("command line: ") + e.what() + "; see `" + command + " --help`");
+  }
+
+  try {
+    return chosen();
+  } catch (const sffn::Error& e) {
+    return fail(e.code(), e.what());
+  } catch (const std::bad_alloc&) {
+    return fail(ExitCode::kRunFailed, "memory: not enough on this machine; use a smaller model or micro_batch");
+  } catch (const std::exception& e) {
+    return fail(ExitCode::kRunFailed, std::string("unexpected: ") + e.what());
+  }
+}

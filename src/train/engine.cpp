@@ -1,6 +1,5 @@
 #include "train/engine.h"
 
-#include "comm/planned.h"
 #include "core/hash.h"
 #include "kernels/ops.h"
 
@@ -64,10 +63,10 @@ Engine::Engine(const Config& config, const Parallel& parallel, DeviceRuntime& ru
   fold_ = std::make_unique<TreeFold>(*tree_, rank, std::move(flat));
 }
 
-ArenaSizes Engine::measure(const Config& config, int rank, int ranks) {
+Measurement Engine::measure(const Config& config, int rank, int ranks) {
   constexpr size_t kAddressSpace = size_t{1} << 42;
-  Traffic traffic;
-  const auto planned = make_planned_communicator(rank, ranks, traffic);
+  Measurement found;
+  const auto planned = make_planned_communicator(rank, ranks, found.traffic);
   const auto alone = make_self_communicator();
   Engine engine(config, {planned.get(), planned.get(), alone.get()}, meta_runtime(), {kAddressSpace, kAddressSpace});
   const int64_t time = config.model.context;
@@ -81,8 +80,11 @@ ArenaSizes Engine::measure(const Config& config, int rank, int ranks) {
     return batch;
   };
   engine.step(1, empty_batch, 0, [](std::string_view) {});
+  found.work = engine.stream_.counter();
   engine.evaluate(empty_batch(0, config.train.micro_batch));
-  return {engine.saved_.high_water(), engine.scratch_.high_water()};
+  found.arenas = {engine.saved_.high_water(), engine.scratch_.high_water()};
+  found.memory = engine.memory_with(found.arenas);
+  return found;
 }
 
 void Engine::initialise() {
@@ -193,9 +195,16 @@ std::string Engine::state_hash() {
 }
 
 std::vector<std::pair<std::string, size_t>> Engine::memory() const {
-  return {{"parameters", model_.params().bytes()}, {"constants", model_.constant_bytes()},
-          {"gradients", gradients_.bytes()},       {"optimizer", optimizer_->bytes()},
-          {"activations", saved_.capacity()},      {"scratch", scratch_.capacity()}};
+  return memory_with({saved_.capacity(), scratch_.capacity()});
+}
+
+std::vector<std::pair<std::string, size_t>> Engine::memory_with(ArenaSizes arenas) const {
+  return {{"parameters", model_.params().bytes()},
+          {"constants", model_.constant_bytes()},
+          {"gradients", gradients_.bytes()},
+          {"optimizer", optimizer_->bytes()},
+          {"activations", arenas.saved},
+          {"scratch", arenas.scratch}};
 }
 
 size_t Engine::memory_bytes() const {

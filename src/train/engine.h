@@ -1,5 +1,6 @@
 // One rank's share of training: the model, its gradient buffers, optimizer state and arenas, and the update step.
 #pragma once
+#include "comm/planned.h"
 #include "comm/tree.h"
 #include "config/config.h"
 #include "core/arena.h"
@@ -22,6 +23,14 @@ struct ArenaSizes {
   size_t saved = 0, scratch = 0;  // bytes
 };
 
+// What a rank of a run needs and does in one step, found on the meta device.
+struct Measurement {
+  ArenaSizes arenas;
+  std::vector<std::pair<std::string, size_t>> memory;  // bytes by name
+  Traffic traffic;                                     // bytes this rank sends
+  OpCounter work;                                      // FLOPs this rank really executes, recomputation included
+};
+
 struct StepNumbers {
   double loss = 0;           // mean -log p over the step's tokens, plus the extra losses
   double gradient_norm = 0;  // before clipping, over all parameters
@@ -39,8 +48,8 @@ class Engine {
   // Needs config.model.vocab_size; throws UsageError when the step has fewer micro-batches than there are ranks.
   Engine(const Config& config, const Parallel& parallel, DeviceRuntime& runtime, ArenaSizes arenas);
 
-  // The exact arena sizes of this rank, from one step on the meta device.
-  static ArenaSizes measure(const Config& config, int rank, int ranks);
+  // One step and one evaluation batch of rank `rank` on the meta device: the arena sizes are exact.
+  static Measurement measure(const Config& config, int rank, int ranks);
 
   void initialise();  // weights by seed and name, moments zero
   // Update number `step` (from 1). Collective over the data ranks; loss, norm and weights do not depend on their
@@ -58,7 +67,7 @@ class Engine {
   // XXH3-128 over weights and moments of every parameter chunk in flat order: equal for any number of ranks.
   std::string state_hash();
 
-  // What this rank allocates, by name; `sffn plan` prints the same rows from the meta device.
+  // What this rank allocated, by name; equal to Measurement::memory.
   std::vector<std::pair<std::string, size_t>> memory() const;
   size_t memory_bytes() const;
 
@@ -68,6 +77,7 @@ class Engine {
   };
   LeafLosses accumulate_gradients(int64_t step, const BatchOf& batch_of, const Progress& progress);
   Tensor exchange_gradients();
+  std::vector<std::pair<std::string, size_t>> memory_with(ArenaSizes arenas) const;
   Context context(int64_t step, int64_t first_sequence);
 
   const Config config_;

@@ -3,6 +3,7 @@
 #include "config/schema.h"
 #include "core/file.h"
 #include "support/catch.h"
+#include "support/paths.h"
 
 #include <filesystem>
 

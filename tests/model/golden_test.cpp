@@ -1,4 +1,5 @@
 // Whole models against files that scripts/make_golden.py wrote with PyTorch in float64.
+#include "support/paths.h"
 #include "config/config.h"
 #include "core/safetensors.h"
 #include "model/model_run.h"

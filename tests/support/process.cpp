@@ -1,3 +1,4 @@
+#include "support/paths.h"
 #include "support/process.h"
 
 #include <fcntl.h>

@@ -53,7 +53,7 @@ struct Outcome {
 
 Outcome run(const Config& config, Communicator& data, int64_t steps = 3) {
   const auto alone = make_self_communicator();
-  Engine engine(config, {&data, &data, alone.get()}, cpu_runtime(), Engine::measure(config, data.rank(), data.size()));
+  Engine engine(config, {&data, &data, alone.get()}, cpu_runtime(), Engine::measure(config, data.rank(), data.size()).arenas);
   engine.initialise();
   Outcome outcome;
   for (int64_t step = 1; step <= steps; ++step) {
@@ -131,7 +131,7 @@ TEST_CASE("another micro-batch changes rounding only", "[engine]") {
 TEST_CASE("a step whose loss is not finite changes no weight", "[engine]") {
   const Config config = tiny();
   const auto alone = make_self_communicator();
-  Engine engine(config, {alone.get(), alone.get(), alone.get()}, cpu_runtime(), Engine::measure(config, 0, 1));
+  Engine engine(config, {alone.get(), alone.get(), alone.get()}, cpu_runtime(), Engine::measure(config, 0, 1).arenas);
   engine.initialise();
   engine.model().params().find("final_norm.weight")->value.data<float>()[3] = NAN;
   const std::string before = engine.state_hash();

@@ -1,0 +1,75 @@
+#include "train/inference.h"
+
+#include "comm/agree.h"
+#include "data/corpus.h"
+#include "model/memory_plan.h"
+#include "train/state.h"
+
+namespace sffn {
+
+InferenceModel::InferenceModel(Communicator& comm, const std::string& path, int64_t batch, int64_t time,
+                               const ReadOptions& read)
+    : found_(find_checkpoint(comm, path, read)), batch_(batch), stream_(cpu_runtime()), alone_(make_self_communicator()) {
+  together(comm, [&] {
+    config_ = parse_config(found_.config, found_.folder + "/config.json");
+    time_ = time == 0 ? config_.model.context : time;
+    if (time_ > config_.model.context && config_.model.positions != Positions::kRope) {
+      throw UsageError("--context", cat(time_, " is beyond the ", config_.model.context, " positions of ", found_.folder));
+    }
+    const PassPlan plan = measure_memory(config_, batch_, time_).evaluate;
+    saved_ = std::make_unique<Arena>(cpu_runtime(), "saved", plan.saved);
+    scratch_ = std::make_unique<Arena>(cpu_runtime(), "scratch", plan.scratch);
+    model_ = std::make_unique<Transformer>(config_);
+    model_->allocate(cpu_runtime());
+  });
+  std::vector<std::vector<float>> staging;
+  const std::vector<Piece> pieces = whole_pieces(model_->params(), staging);
+  ReadOptions verified = read;
+  verified.verify = false;  // done when it was found
+  read_parameters(comm, found_, pieces, verified);
+  store_values(stream_, model_->params(), staging);
+}
+
+Context InferenceModel::context() {
+  saved_->reset();
+  return {stream_, *saved_, *scratch_, {alone_.get(), alone_.get(), alone_.get()}, config_.train.seed, 0, 0, false};
+}
+
+std::vector<float> InferenceModel::token_nll(const Batch& batch) {
+  std::vector<float> nll;
+  Context ctx = context();
+  model_->evaluate(ctx, batch, &nll);
+  return nll;
+}
+
+std::vector<float> InferenceModel::next_token_logits(const Batch& batch) {
+  Context ctx = context();
+  return model_->next_token_logits(ctx, batch);
+}
+
+std::unique_ptr<Tokenizer> InferenceModel::tokenizer() const {
+  const std::string place = found_.folder + "/trainer.json: tokenizer";
+  const Json* json = found_.trainer.find("tokenizer");
+  if (json == nullptr || json->is_null()) {
+    throw UsageError(place, "is not known: the model was trained on shards without a manifest");
+  }
+  const auto text = [&](const char* key) {
+    const Json* value = json->find(key);
+    if (value == nullptr || !value->is_string()) throw DamagedError(place, cat(key, " is not a text"));
+    return value->as_string();
+  };
+  const auto number = [&](const char* key) {
+    const Json* value = json->find(key);
+    if (value == nullptr || !value->is_int()) throw DamagedError(place, cat(key, " is not an integer"));
+    return value->as_int();
+  };
+  TokenizerInfo info;
+  info.name = text("name");
+  info.path = text("path");
+  info.vocab_size = number("vocab_size");
+  info.end_of_document = static_cast<int32_t>(number("end_of_document"));
+  if (!parse_hash(text("hash"), info.hash)) throw DamagedError(place, "hash is not 32 hex digits");
+  return load_tokenizer(info);
+}
+
+}  // namespace sffn

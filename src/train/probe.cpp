@@ -1,0 +1,119 @@
+#include "train/probe.h"
+
+#include "core/file.h"
+#include "core/safetensors.h"
+#include "model/memory_plan.h"
+#include "model/transformer.h"
+#include "nn/host_values.h"
+#include "train/engine.h"
+#include "train/state.h"
+
+#include <algorithm>
+#include <deque>
+
+namespace sffn {
+namespace {
+
+Batch read_rows(const ProbeOptions& options, const ModelConfig& model) {
+  const File file = File::open(options.tokens, File::Mode::kRead, ExitCode::kUsage);
+  const int64_t ids = static_cast<int64_t>(file.size() / 4), width = ids / options.batch;
+  if (file.size() % 4 != 0 || ids % options.batch != 0 || width < 2 || width - 1 > model.context) {
+    throw UsageError(options.tokens, cat("is ", file.size(), " bytes; ", options.batch, " rows of T + 1 int32 ids, T from 1 to ",
+                                         model.context, ", are expected"));
+  }
+  std::vector<int32_t> all(ids);
+  file.read_exact(all.data(), all.size() * 4, 0);
+  Batch batch = make_batch(options.batch, width - 1);
+  for (int64_t row = 0; row < options.batch; ++row) {
+    const auto first = all.begin() + row * width;
+    std::copy(first, first + width - 1, batch.inputs.begin() + row * (width - 1));
+    std::copy(first + 1, first + width, batch.targets.begin() + row * (width - 1));
+  }
+  for (int64_t i = 0; i < ids; ++i) {
+    if (all[i] < 0 || all[i] >= model.vocab_size) {
+      throw DamagedError(options.tokens, cat("offset ", 4 * i, ": the id ", all[i], "; ids are from 0 to ", model.vocab_size - 1));
+    }
+  }
+  return batch;
+}
+
+class OutputFile {
+ public:
+  void add(const std::string& name, std::vector<int64_t> shape, const std::vector<double>& values) {
+    values_.emplace_back(values.begin(), values.end());
+    tensors_.push_back({{name, DType::kF32, std::move(shape)}, values_.back().data()});
+  }
+  void write(const std::string& path) const { write_safetensors(path, tensors_); }
+
+ private:
+  std::deque<std::vector<float>> values_;  // the tensors point into it
+  std::vector<SafetensorsData> tensors_;
+};
+
+std::vector<int64_t> dimensions(const Shape& shape) {
+  std::vector<int64_t> dims;
+  for (int i = 0; i < shape.rank(); ++i) dims.push_back(shape[i]);
+  return dims;
+}
+
+// The weights with zero moments, as a run has them before its first step.
+void save_weights(Communicator& comm, const Config& config, const std::string& folder) {
+  const Parallel alone{&comm, &comm, &comm};
+  Config one_batch = config;
+  one_batch.train.tokens_per_step = config.train.micro_batch * config.model.context;
+  Engine engine(one_batch, alone, cpu_runtime(), {});
+  engine.initialise();
+  StatePieces state = state_pieces(engine, {0, engine.model().params().flat_size()});
+  CheckpointContents contents;
+  contents.parameters = std::move(state.parameters);
+  contents.moments = std::move(state.moments);
+  contents.config = to_json(config);
+  contents.trainer["tokens"] = int64_t{0};
+  write_checkpoint(comm, folder, 0, contents);
+}
+
+}  // namespace
+
+void probe(const Config& config, const std::optional<FoundCheckpoint>& from, const ProbeOptions& options) {
+  const Batch batch = read_rows(options, config.model);
+  const auto alone = make_self_communicator();
+  const PassPlan plan = measure_memory(config, batch.batch, batch.time).train;
+  Stream stream(cpu_runtime());
+  Arena saved(cpu_runtime(), "saved", plan.saved), scratch(cpu_runtime(), "scratch", plan.scratch);
+  Transformer model(config);
+  model.allocate(cpu_runtime());
+  ParamStore& params = model.params();
+  if (from) {
+    std::vector<std::vector<float>> staging;
+    const std::vector<Piece> pieces = whole_pieces(params, staging);
+    read_parameters(*alone, *from, pieces);
+    store_values(stream, params, staging);
+  } else {
+    model.initialise(stream, config.train.seed);
+  }
+
+  const DType accumulate = accumulate_type(params.dtype());
+  const Buffer gradients(cpu_runtime(), {params.flat_size()}, accumulate);
+  params.use_gradients(gradients.tensor({params.flat_size()}, accumulate));
+  Context ctx{stream, saved, scratch, {alone.get(), alone.get(), alone.get()}, config.train.seed, 1, 0, options.training};
+  Inspection inspection;
+  inspection.logits = inspection.hidden = true;
+  const double scale = 1.0 / static_cast<double>(batch.batch * batch.time);
+  const LossSum loss = model.forward_backward(ctx, batch, scale, &inspection);
+
+  OutputFile out;
+  out.add("loss", {}, {loss.nll * scale + loss.extra_loss});
+  out.add("extra_loss", {}, {loss.extra_loss});
+  out.add("logits", {batch.batch, batch.time, config.model.vocab_size}, inspection.logits_out);
+  for (size_t i = 0; i < inspection.hidden_out.size(); ++i) {
+    out.add(cat("hidden.", i), {batch.batch, batch.time, config.model.d_model}, inspection.hidden_out[i]);
+  }
+  for (const Param& param : params.all()) {
+    const Tensor grad = param.grad.view({param.count}).slice(0, param.spec.shape.numel());  // without padded rows
+    out.add("grad." + param.spec.name, dimensions(param.spec.shape), read_values(stream, grad));
+  }
+  out.write(options.out);
+  if (!options.save.empty()) save_weights(*alone, config, options.save);
+}
+
+}  // namespace sffn

@@ -1,0 +1,331 @@
+#include "train/trainer.h"
+
+#include "comm/agree.h"
+#include "config/resume.h"
+#include "core/fault.h"
+#include "core/file.h"
+#include "core/log.h"
+#include "core/signals.h"
+#include "data/batch_source.h"
+#include "data/eval_source.h"
+#include "model/flops.h"
+#include "train/checkpoint/checkpoint.h"
+#include "train/checkpoint/run_lock.h"
+#include "train/engine.h"
+#include "train/evaluate.h"
+#include "train/schedule.h"
+#include "train/state.h"
+
+#include <chrono>
+#include <cmath>
+#include <cstdio>
+
+namespace sffn {
+namespace {
+
+using Clock = std::chrono::steady_clock;
+
+double milliseconds_since(Clock::time_point start) {
+  return std::chrono::duration<double, std::milli>(Clock::now() - start).count();
+}
+
+BatchSource open_training_data(const Config& config) {
+  if (config.data.train.empty()) {
+    throw UsageError("data.train", "is empty; name at least one corpus, as in [{\"path\": \"data/x/train-*.bin\"}]");
+  }
+  std::vector<CorpusChoice> corpora;
+  for (const CorpusConfig& corpus : config.data.train) corpora.push_back({corpus.path, corpus.weight});
+  BatchOptions options;
+  options.context = config.model.context;
+  options.sequences_per_step = config.sequences_per_step();
+  options.vocab_size = config.model.vocab_size;
+  options.seed = config.train.seed;
+  options.document_mask = config.data.document_mask;
+  return BatchSource(corpora, options);
+}
+
+std::map<std::string, EvalSource> open_validation_data(const Config& config) {
+  std::map<std::string, EvalSource> sets;
+  for (const auto& [name, path] : config.data.validation) {
+    EvalOptions options;
+    options.context = config.model.context;
+    options.max_tokens = config.evaluation.tokens;
+    options.vocab_size = config.model.vocab_size;
+    options.document_mask = config.data.document_mask;
+    sets.emplace(name, EvalSource(path, options));
+  }
+  return sets;
+}
+
+// What `generate` needs to find the tokenizer again; null for shards without a manifest.
+Json tokenizer_record(const BatchSource& data) {
+  const std::optional<TokenizerInfo>& info = data.corpora().front().tokenizer();
+  if (!info) return {};
+  Json record;
+  record["name"] = info->name;
+  record["hash"] = info->hash.hex();
+  record["path"] = info->path;
+  record["vocab_size"] = info->vocab_size;
+  record["end_of_document"] = int64_t{info->end_of_document};
+  return record;
+}
+
+class Run {
+ public:
+  Run(Config config, const TrainOptions& options, Communicator& world, const Beat& beat)
+      : config_(std::move(config)), options_(options), world_(world), alone_(make_self_communicator()), beat_(beat) {}
+
+  RunEnd train();
+
+ private:
+  void open_data();
+  void find_start();
+  void build();
+  void make_hooks();
+  void check_resume() const;
+  void one_step();
+  void report(const StepNumbers& numbers, double step_ms);
+  bool evaluate();  // false: ended early by a stop request
+  void save(bool last);
+  bool stop_asked();
+  RunEnd run_steps();
+  RunEnd end(std::string how, std::string cause);
+  template <class F>
+  void on_hooks(F&& call) {
+    for (const auto& hook : hooks_) call(*hook);
+  }
+  std::string path(const std::string& name) const { return options_.run + "/" + name; }
+
+  Config config_;
+  const TrainOptions& options_;
+  Communicator& world_;
+  std::unique_ptr<Communicator> alone_;
+  const Beat& beat_;
+
+  std::unique_ptr<BatchSource> data_;
+  std::map<std::string, EvalSource> validation_;
+  std::unique_ptr<RunLock> lock_;
+  Resume resume_;
+  std::unique_ptr<Engine> engine_;
+  std::unique_ptr<CheckpointWriter> writer_;
+  std::vector<std::unique_ptr<Hook>> hooks_;
+  double train_flops_per_token_ = 0;
+  int64_t step_ = 0;  // updates done
+  int stop_signal_ = 0;
+};
+
+void Run::open_data() {
+  beat_(-1, "data open", 0);
+  fault_point("data_open", -1);
+  together(world_, [&] {
+    data_ = std::make_unique<BatchSource>(open_training_data(config_));
+    config_.model.vocab_size = data_->vocab_size();
+    validation_ = open_validation_data(config_);
+  });
+}
+
+// What may not change between a save and its resume (config/resume.h), and the data.
+void Run::check_resume() const {
+  const FoundCheckpoint& found = *resume_.checkpoint;
+  const ResumeChanges changes = compare_for_resume(found.config, to_json(config_));
+  if (world_.rank() == 0) {
+    for (const std::string& change : changes.loud) log::warn("resume: ", change);
+  }
+  if (!changes.refused.empty()) {
+    throw UsageError(found.folder, cat("does not fit the configuration: ", changes.refused.front(),
+                                       changes.refused.size() > 1 ? cat(" (and ", changes.refused.size() - 1, " more)") : "",
+                                       "; use another --run, or --resume never"));
+  }
+  if (found.step > config_.train.steps) {
+    throw UsageError("train.steps", cat("is ", config_.train.steps, ", but ", found.folder, " is at step ", found.step));
+  }
+  const Json* dataset = found.trainer.find("dataset");
+  const bool same_paths = found.config.find("data") != nullptr && *found.config.find("data") == *to_json(config_).find("data");
+  if (dataset != nullptr && same_paths && *dataset != Json(data_->fingerprint().hex())) {
+    throw DamagedError(config_.data.train.front().path,
+                       "the training data is not what the checkpoint was trained on; restore it, or name the new data by "
+                       "another path");
+  }
+}
+
+void Run::find_start() {
+  beat_(-1, "load", 0);
+  lock_ = std::make_unique<RunLock>(world_, options_.run);
+  ReadOptions read;
+  read.verify = options_.verify;
+  int64_t blocks = 0;
+  read.progress = [&] { beat_(-1, "load", ++blocks); };
+  resume_ = choose_resume(world_, options_.run, options_.resume, read);
+  if (resume_.checkpoint) together(world_, [&] { check_resume(); });
+  step_ = resume_.checkpoint ? resume_.checkpoint->step : 0;
+}
+
+void Run::build() {
+  const Parallel parallel{&world_, &world_, alone_.get()};
+  together(world_, [&] {
+    const Measurement plan = Engine::measure(config_, world_.rank(), world_.size());
+    engine_ = std::make_unique<Engine>(config_, parallel, cpu_runtime(), plan.arenas);
+  });
+  const FlopCount flops = count_flops(config_.model);
+  train_flops_per_token_ = flops.train_per_token;
+  log::info("model: ", count_parameters(config_.model).total, " parameters, ",
+            static_cast<int64_t>(flops.train_per_token), " FLOPs a token in training");
+  std::string rows;
+  for (const auto& [name, bytes] : engine_->memory()) rows += cat(rows.empty() ? "" : ", ", name, " ", bytes);
+  log::info("memory of rank 0, bytes: ", rows, "; total ", engine_->memory_bytes());
+
+  if (resume_.checkpoint) {
+    StatePieces state = state_pieces(*engine_, {0, engine_->model().params().flat_size()});
+    ReadOptions read;
+    read.verify = false;  // done when it was chosen
+    read.progress = [this, blocks = int64_t{0}]() mutable { beat_(-1, "load", ++blocks); };
+    resume_from(world_, *resume_.checkpoint, state.parameters, state.moments, read);
+    engine_->publish_values();
+  } else {
+    engine_->initialise();
+  }
+}
+
+void Run::make_hooks() {
+  together(world_, [&] {
+    if (world_.rank() != 0) return;
+    write_file_atomically(path("config.json"), to_json(config_).dump(2) + "\n");
+    trim_metrics(path("metrics.jsonl"), step_);
+    hooks_.push_back(make_console_hook(config_.log.every));
+    hooks_.push_back(make_metrics_hook(path("metrics.jsonl"), config_.log.every));
+    if (config_.log.tensorboard) hooks_.push_back(make_tensorboard_hook(path("tensorboard"), config_.log.every));
+  });
+}
+
+void Run::report(const StepNumbers& numbers, double step_ms) {
+  StepReport r;
+  r.step = step_;
+  r.steps = config_.train.steps;
+  r.tokens = step_ * config_.train.tokens_per_step;
+  r.loss = numbers.loss;
+  r.learning_rate = learning_rate(config_.optimizer, config_.train.steps, step_);
+  r.gradient_norm = numbers.gradient_norm;
+  r.step_ms = step_ms;
+  r.tokens_per_second = static_cast<double>(config_.train.tokens_per_step) / step_ms * 1e3;
+  r.model_tflops = train_flops_per_token_ * r.tokens_per_second * 1e-12;
+  r.memory_bytes = static_cast<int64_t>(engine_->memory_bytes());
+  if (config_.log.state_hash) r.state_hash = engine_->state_hash();
+  on_hooks([&](Hook& hook) { hook.after_step(r); });
+}
+
+void Run::one_step() {
+  const Clock::time_point start = Clock::now();
+  const int64_t step = step_ + 1;
+  int64_t item = 0;
+  const auto batch_of = [&](int64_t first, int64_t count) { return data_->sequences(step - 1, first, count); };
+  const auto progress = [&](std::string_view phase) {
+    beat_(step, phase, ++item);
+    fault_point(phase, step);
+  };
+  const StepNumbers numbers =
+      engine_->step(step, batch_of, learning_rate(config_.optimizer, config_.train.steps, step), progress);
+  if (!numbers.finite) {
+    throw AgreedError(ExitCode::kRunFailed,
+                      cat("step ", step, ": the loss is ", numbers.loss, " and the gradient norm ", numbers.gradient_norm,
+                          "; the weights are those of step ", step_, ": resume with a lower learning rate or other data"));
+  }
+  step_ = step;
+  report(numbers, milliseconds_since(start));
+}
+
+bool Run::stop_asked() {
+  stop_signal_ = world_.max_value(signals::stop_signal());
+  return stop_signal_ != 0;
+}
+
+bool Run::evaluate() {
+  EvaluationReport report;
+  report.step = step_;
+  for (const auto& [name, source] : validation_) {
+    const auto progress = [&](int64_t done, int64_t) {
+      beat_(step_, "evaluation", done + 1);
+      fault_point("evaluation", step_);
+      return !signals::stop_requested();
+    };
+    const auto token_nll = [&](const Batch& batch) { return engine_->evaluate(batch); };
+    EvaluationResult result;
+    if (!evaluate_set(source, config_.train.micro_batch, world_, token_nll, progress, result)) return false;
+    report.sets[name] = result;
+  }
+  if (!report.sets.empty()) on_hooks([&](Hook& hook) { hook.after_evaluation(report); });
+  return true;
+}
+
+void Run::save(bool last) {
+  if (writer_->newest() == step_) return;
+  beat_(step_, "save", 0);
+  const FlatRange owned = partition_flat(engine_->model().params(), world_.size())[world_.rank()];
+  StatePieces state = state_pieces(*engine_, owned);
+  CheckpointContents contents;
+  contents.parameters = std::move(state.parameters);
+  contents.moments = std::move(state.moments);
+  contents.config = to_json(config_);
+  contents.trainer["tokens"] = step_ * config_.train.tokens_per_step;
+  contents.trainer["samples"] = step_ * config_.sequences_per_step();
+  contents.trainer["seed"] = static_cast<int64_t>(config_.train.seed);
+  contents.trainer["schedule_steps"] = config_.train.steps;
+  contents.trainer["dataset"] = data_->fingerprint().hex();
+  contents.trainer["tokenizer"] = tokenizer_record(*data_);
+  (void)writer_->save(step_, contents, last);  // a failure that may pass is logged, counted and retried there
+}
+
+RunEnd Run::end(std::string how, std::string cause) {
+  RunEnd end{step_, std::move(how), std::move(cause), writer_ ? writer_->newest().value_or(-1) : -1};
+  on_hooks([&](Hook& hook) { hook.after_run(end); });
+  return end;
+}
+
+RunEnd Run::run_steps() {
+  const auto due = [&](int64_t every) { return every > 0 && step_ % every == 0; };
+  const auto stop = [&] {
+    log::info("signal ", signals::name(stop_signal_), ": saving");
+    save(true);
+    return end("signal", signals::name(stop_signal_));
+  };
+  if (step_ == 0) save(false);
+  if (step_ == config_.train.steps) log::info("all ", step_, " steps were done before");
+  while (step_ < config_.train.steps) {
+    one_step();
+    if (stop_asked()) return stop();
+    const bool last = step_ == config_.train.steps;
+    if ((last || due(config_.evaluation.every)) && !evaluate() && stop_asked()) return stop();
+    const bool asked = world_.max_value(static_cast<int>(signals::take_save_request())) != 0;
+    if (last || asked || due(config_.checkpoint.every)) save(last);
+    if (stop_asked()) return stop();
+  }
+  return end("done", "");
+}
+
+RunEnd Run::train() {
+  open_data();
+  find_start();
+  if (world_.rank() == 0) log::also_to_file(path("log.txt"));
+  log::info("configuration: ", to_json(config_).dump(2));
+  build();
+  make_hooks();
+  CheckpointWriterOptions options;
+  options.keep = config_.checkpoint.keep;
+  options.keep_every = config_.checkpoint.keep_every;
+  options.failure_limit = static_cast<int>(config_.checkpoint.max_failures);
+  options.progress = [this, blocks = int64_t{0}]() mutable { beat_(step_, "save", ++blocks); };
+  writer_ = std::make_unique<CheckpointWriter>(world_, options_.run, options, resume_);
+  try {
+    return run_steps();
+  } catch (const Error& e) {
+    end("failed", e.what());
+    throw;
+  }
+}
+
+}  // namespace
+
+RunEnd train(Config config, const TrainOptions& options, Communicator& world, const Beat& beat) {
+  return Run(std::move(config), options, world, beat).train();
+}
+
+}  // namespace sffn

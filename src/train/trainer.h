@@ -1,0 +1,28 @@
+// The training run: resume or start, step, report, evaluate, save, stop.
+#pragma once
+#include <functional>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "comm/communicator.h"
+#include "config/config.h"
+#include "train/hooks.h"
+
+namespace sffn {
+
+struct TrainOptions {
+  std::string run;              // folder; made when missing
+  std::string resume = "auto";  // auto | never | a checkpoint
+  bool verify = true;           // compare checksums when loading
+};
+
+// Called as the run goes on; `item` moves inside long phases (batches of an evaluation, blocks of a save).
+using Beat = std::function<void(int64_t step, std::string_view phase, int64_t item)>;
+
+// Trains `config` to its last step. Collective. Stops early, after a save, when a signal asked for it on any rank.
+// Returns how the run ended: "done" or "signal". Errors of the configuration, of data or checkpoints, and losses that
+// are not finite are AgreedErrors: all ranks throw them alike.
+RunEnd train(Config config, const TrainOptions& options, Communicator& world, const Beat& beat);
+
+}  // namespace sffn

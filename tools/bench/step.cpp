@@ -1,0 +1,69 @@
+#include "tools/bench/step.h"
+
+#include "core/random.h"
+#include "model/flops.h"
+#include "train/engine.h"
+
+#include <algorithm>
+#include <chrono>
+
+namespace sffn {
+namespace {
+
+Batch random_batch(const Config& config, int64_t step, int64_t first, int64_t count) {
+  Batch batch = make_batch(count, config.model.context);
+  const RandomKey key = random_key(config.train.seed, RandomSite::kRandomTokens, 0, step);
+  const auto vocab = static_cast<uint32_t>(config.model.vocab_size);
+  for (size_t i = 0; i < batch.inputs.size(); ++i) {
+    const uint64_t at = static_cast<uint64_t>(first * config.model.context) + i;
+    batch.inputs[i] = static_cast<int32_t>(random_bits(key, 2 * at) % vocab);
+    batch.targets[i] = static_cast<int32_t>(random_bits(key, 2 * at + 1) % vocab);
+  }
+  return batch;
+}
+
+double median(std::vector<double> values) {
+  std::sort(values.begin(), values.end());
+  const size_t middle = values.size() / 2;
+  return values.size() % 2 ? values[middle] : 0.5 * (values[middle - 1] + values[middle]);
+}
+
+}  // namespace
+
+Json bench_step(Config config, Communicator& ranks, int64_t steps) {
+  constexpr int64_t kWarmUp = 2;
+  config.train.tokens_per_step = config.train.micro_batch * config.model.context * ranks.size();
+  const auto alone = make_self_communicator();
+  const Measurement plan = Engine::measure(config, ranks.rank(), ranks.size());
+  Engine engine(config, {&ranks, &ranks, alone.get()}, cpu_runtime(), plan.arenas);
+  engine.initialise();
+
+  std::vector<double> step_ms, forward_backward_ms, optimizer_ms, communication_ms;
+  for (int64_t step = 1; step <= kWarmUp + steps; ++step) {
+    const auto batch_of = [&](int64_t first, int64_t count) { return random_batch(config, step, first, count); };
+    ranks.barrier();
+    const auto start = std::chrono::steady_clock::now();
+    const StepNumbers numbers = engine.step(step, batch_of, config.optimizer.lr, [](std::string_view) {});
+    const double ms = std::chrono::duration<double, std::milli>(std::chrono::steady_clock::now() - start).count();
+    if (step <= kWarmUp) continue;
+    step_ms.push_back(ranks.max_value(ms));
+    forward_backward_ms.push_back(numbers.forward_backward_ms);
+    optimizer_ms.push_back(numbers.optimizer_ms);
+    communication_ms.push_back(numbers.communication_ms);
+  }
+
+  const double tokens_per_second = static_cast<double>(config.train.tokens_per_step) / median(step_ms) * 1e3;
+  Json report;
+  report["name"] = config.name;
+  report["ranks"] = int64_t{ranks.size()};
+  report["tokens_per_second"] = tokens_per_second;
+  report["step_ms"] = median(step_ms);
+  report["forward_backward_ms"] = median(forward_backward_ms);
+  report["optimizer_ms"] = median(optimizer_ms);
+  report["exposed_communication_ms"] = median(communication_ms);
+  report["memory_bytes"] = engine.memory_bytes();
+  report["model_tflops"] = count_flops(config.model).train_per_token * tokens_per_second * 1e-12;
+  return report;
+}
+
+}  // namespace sffn
