@@ -25,8 +25,9 @@ int run_rank(World& world, const Arguments& arguments) {
   log::start(ranks.rank());
   if (arguments.faults) enable_fault_injection(ranks.rank());
   fault_point("init", -1);
-  Config config = load_config_together(ranks, arguments.config, arguments.overrides, arguments.backend);
-  if (arguments.steps > 0) config.train.steps = arguments.steps;
+  std::vector<std::string> overrides = arguments.overrides;
+  if (arguments.steps > 0) overrides.push_back(cat("train.steps=", arguments.steps));
+  const Config config = load_config_together(ranks, arguments.config, overrides, arguments.backend);
   log_world(world);
   world.start_watchdog({static_cast<double>(config.train.watchdog.start_seconds),
                         static_cast<double>(config.train.watchdog.step_seconds)});
