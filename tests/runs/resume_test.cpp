@@ -13,13 +13,11 @@ struct Variant {
   std::vector<std::string> set;
 };
 
-const std::vector<Variant>& variants() {
-  static const std::vector<Variant> all = {
-      {"gpt, dropout, fp32", {}},
-      {"gpt, dropout, bf16", {"train.precision=bf16"}},
-      {"llama, fp32", {"model.backbone=llama", "model.dropout=0", "model.kv_heads=1"}},
-      {"llama, bf16", {"model.backbone=llama", "model.dropout=0", "model.kv_heads=1", "train.precision=bf16"}}};
-  return all;
+std::vector<Variant> all_variants() {
+  return {{"gpt, dropout, fp32", {}},
+          {"gpt, dropout, bf16", {"train.precision=bf16"}},
+          {"llama, fp32", {"model.backbone=llama", "model.dropout=0", "model.kv_heads=1"}},
+          {"llama, bf16", {"model.backbone=llama", "model.dropout=0", "model.kv_heads=1", "train.precision=bf16"}}};
 }
 
 // Saves step `step` and ends at once in the next one, on all ranks.
@@ -29,9 +27,9 @@ Start killed_after(int64_t step, const std::string& run, const std::vector<std::
   return start;
 }
 
-void check_interrupted_run(int ranks) {
+void check_interrupted_run(const std::vector<Variant>& variants, int ranks) {
   const Workplace place;
-  for (const Variant& variant : variants()) {
+  for (const Variant& variant : variants) {
     INFO(variant.name << " on " << ranks << " ranks");
     const Ended unbroken = place.train({.run = cat("unbroken ", variant.name), .set = variant.set});
     INFO(to_string(unbroken));
@@ -65,12 +63,19 @@ void check_interrupted_run(int ranks) {
 // Kills: moments that are not restored; bf16 weights restored without their fp32 master; a schedule or a dropout stream
 // that starts anew; batches that go by the steps of this process.
 TEST_CASE("a run stopped at steps 7 and 13 equals the unbroken one bitwise on one rank", "[runs][resume]") {
-  check_interrupted_run(1);
+  check_interrupted_run(all_variants(), 1);
 }
 
 // Kills: moments of one rank only; the same samples again for a rank that resumes.
 TEST_CASE("a run stopped at steps 7 and 13 equals the unbroken one bitwise on two ranks", "[runs][resume]") {
-  check_interrupted_run(2);
+  check_interrupted_run({all_variants().front(), all_variants().back()}, 2);
+}
+
+// Kills: the same, in the remaining variants.
+TEST_CASE("every variant stopped at steps 7 and 13 on two and four ranks equals the unbroken one bitwise",
+          "[runs][resume][long]") {
+  check_interrupted_run(all_variants(), 2);
+  check_interrupted_run(all_variants(), 4);
 }
 
 // Kills: moments read by the number of the rank that wrote them; a sample order that depends on the number of ranks.
@@ -94,7 +99,8 @@ TEST_CASE("a run that goes on with 1, 2, 4 and 1 ranks equals the unbroken one b
 }
 
 // Kills: a total that is set behind the checks and gives a checkpoint whose configuration cannot be read.
-TEST_CASE("--steps is train.steps: it is checked like the key and a resumed run goes on to it", "[runs][resume]") {
+TEST_CASE("the option --steps is train.steps: it is checked like the key and a resumed run goes on to it",
+          "[runs][resume]") {
   const Workplace place;
   const std::vector<std::string> set = {"optimizer.schedule.type=constant"};
   REQUIRE(place.train({.run = "unbroken", .set = set}).code == 0);
