@@ -1,4 +1,6 @@
 // sffn bench: what this machine does with a configuration.
+#include "tools/bench/bench.h"
+
 #include "core/log.h"
 #include "tools/bench/comm.h"
 #include "tools/bench/step.h"
@@ -17,30 +19,50 @@ struct Arguments {
   std::string config, backend;
   std::vector<std::string> overrides;
   int64_t steps = 10;
+  double seconds = 0.25;
   bool json = false;
 };
 
 void print_rows(const Json& rows) {
   for (const Json& row : rows.as_array()) {
     std::printf("%-22s %12.0f bytes %10.3f ms %8.2f GB/s\n", row.find("collective")->as_string().c_str(),
-                row.find("bytes")->as_double(), row.find("ms")->as_double(), row.find("gigabytes_per_second")->as_double());
+                row.find("bytes")->as_double(), row.find("ms")->as_double(),
+                row.find("gigabytes_per_second")->as_double());
   }
+}
+
+Config load_model(Communicator& ranks, const Arguments& arguments) {
+  Config config = load_config_together(ranks, arguments.config, arguments.overrides, arguments.backend);
+  if (config.model.vocab_size == 0) {
+    throw UsageError("model.vocab_size", "is from_data, and a benchmark reads no data; use --set model.vocab_size=N");
+  }
+  return config;
 }
 
 int run_step(World& world, const Arguments& arguments) {
   Communicator& ranks = world.ranks();
   log::start(ranks.rank(), arguments.json, arguments.json);
-  const Config config = load_config_together(ranks, arguments.config, arguments.overrides, arguments.backend);
-  if (config.model.vocab_size == 0) {
-    throw UsageError("model.vocab_size", "is from_data, and bench step needs no data; use --set model.vocab_size=N");
-  }
+  const Config config = load_model(ranks, arguments);
   log_world(world);
   const Json report = bench_step(config, ranks, arguments.steps);
   if (ranks.rank() != 0) return 0;
-  if (arguments.json) print_json(report);
+  if (arguments.json)
+    print_json(report);
   else {
-    for (const Json::Member& member : report.as_object()) std::printf("%-26s %s\n", member.key.c_str(), member.value.dump().c_str());
+    for (const Json::Member& member : report.as_object())
+      std::printf("%-26s %s\n", member.key.c_str(), member.value.dump().c_str());
   }
+  return 0;
+}
+
+int run_ops(World& world, const Arguments& arguments) {
+  log::start(world.ranks().rank(), arguments.json, arguments.json);
+  const Json report = bench_ops({load_model(world.ranks(), arguments), arguments.seconds});
+  if (world.ranks().rank() != 0) return 0;
+  if (arguments.json)
+    print_json(report);
+  else
+    std::fputs(format_bench_ops(report).c_str(), stdout);
   return 0;
 }
 
@@ -49,8 +71,10 @@ int run_comm(World& world, const Arguments& arguments) {
   log_world(world);
   const Json rows = bench_comm(world.ranks());
   if (world.ranks().rank() != 0) return 0;
-  if (arguments.json) print_json(rows);
-  else print_rows(rows);
+  if (arguments.json)
+    print_json(rows);
+  else
+    print_rows(rows);
   return 0;
 }
 
@@ -61,15 +85,32 @@ void add_bench_command(CLI::App& app, Chosen& chosen) {
   CLI::App* command = app.add_subcommand("bench", "measure steps, kernels or communication");
   command->require_subcommand(1);
 
-  CLI::App* step = command->add_subcommand("step", "one training step on random tokens, one micro-batch a rank; medians");
+  CLI::App* step =
+      command->add_subcommand("step", "one training step on random tokens, one micro-batch a rank; medians");
   step->add_option("config", arguments->config, "configuration file")->required();
   step->add_option("--set", arguments->overrides, "path.to.key=value, on top of the file; may repeat");
-  step->add_option("--steps", arguments->steps, "timed steps, after two that are not")->check(CLI::PositiveNumber)->capture_default_str();
+  step->add_option("--steps", arguments->steps, "timed steps, after two that are not")
+      ->check(CLI::PositiveNumber)
+      ->capture_default_str();
   step->add_option("--backend", arguments->backend, "auto | cpu | cuda");
   step->add_flag("--json", arguments->json, "for machines");
   step->footer("Example:\n  sffn bench step configs/bench/small.json --set train.precision=bf16");
   step->callback([arguments, &chosen] {
     chosen = [arguments] { return run_world([&](World& world) { return run_step(world, *arguments); }); };
+  });
+
+  CLI::App* ops = command->add_subcommand(
+      "ops", "each matrix product of a micro-batch alone, their sum, and the rates of the other ops");
+  ops->add_option("config", arguments->config, "configuration file")->required();
+  ops->add_option("--set", arguments->overrides, "path.to.key=value, on top of the file; may repeat");
+  ops->add_option("--seconds", arguments->seconds, "an op repeats for at least so long")
+      ->check(CLI::PositiveNumber)
+      ->capture_default_str();
+  ops->add_option("--backend", arguments->backend, "auto | cpu | cuda");
+  ops->add_flag("--json", arguments->json, "for machines");
+  ops->footer("Example:\n  sffn bench ops configs/bench/small.json --seconds 1");
+  ops->callback([arguments, &chosen] {
+    chosen = [arguments] { return run_world([&](World& world) { return run_ops(world, *arguments); }); };
   });
 
   CLI::App* comm = command->add_subcommand("comm", "the collectives of a step; start it under mpirun");

@@ -33,16 +33,20 @@ std::string known_topics() {
 }
 
 int describe_config(const Arguments& arguments) {
-  if (arguments.json) print_json(config_schema());
-  else std::fputs(config_reference_markdown().c_str(), stdout);
+  if (arguments.json)
+    print_json(config_schema());
+  else
+    std::fputs(config_reference_markdown().c_str(), stdout);
   return 0;
 }
 
 int describe_methods(const Arguments& arguments) {
   Json list = Json::array();
   for (const FfnMethod* method : ffn_methods()) {
-    if (arguments.json) list.push_back(method_json(*method));
-    else std::printf("%-14s %s\n", method->name.c_str(), method->summary.c_str());
+    if (arguments.json)
+      list.push_back(method_json(*method));
+    else
+      std::printf("%-14s %s\n", method->name.c_str(), method->summary.c_str());
   }
   if (arguments.json) print_json(list);
   return 0;
@@ -51,7 +55,8 @@ int describe_methods(const Arguments& arguments) {
 int describe_method(const Arguments& arguments) {
   const FfnMethod* method = find_ffn_method(arguments.topic);
   if (method == nullptr) throw UsageError("describe " + arguments.topic, "is not known; known: " + known_topics());
-  if (arguments.json) print_json(method_json(*method));
+  if (arguments.json)
+    print_json(method_json(*method));
   else {
     std::printf("%s: %s\nsource: %s\nexample: %s\n", method->name.c_str(), method->summary.c_str(),
                 method->source.c_str(), method->tiny_config.c_str());

@@ -1,12 +1,11 @@
 // sffn eval: perplexity of named held-out sets.
-#include "train/evaluate.h"
-
 #include "comm/agree.h"
 #include "core/file.h"
 #include "core/log.h"
 #include "core/signals.h"
 #include "tools/commands.h"
 #include "tools/options.h"
+#include "train/evaluate.h"
 #include "train/inference.h"
 
 #include <CLI/CLI.hpp>
@@ -133,8 +132,10 @@ int run_rank(World& world, const Arguments& arguments) {
     if (ranks.rank() != 0) return;
     const Json report = report_of(arguments, model, results);
     if (!arguments.out.empty()) write_file_atomically(arguments.out, report.dump(2) + "\n");
-    if (arguments.json) print_json(report);
-    else print_table(report);
+    if (arguments.json)
+      print_json(report);
+    else
+      print_table(report);
   });
   return 0;
 }
@@ -144,12 +145,18 @@ int run_rank(World& world, const Arguments& arguments) {
 void add_eval_command(CLI::App& app, Chosen& chosen) {
   auto arguments = std::make_shared<Arguments>();
   CLI::App* command = app.add_subcommand("eval", "perplexity and bits per byte of held-out sets");
-  command->add_option("--checkpoint", arguments->checkpoint, "step folder, or run folder: its newest sound step")->required();
+  command->add_option("--checkpoint", arguments->checkpoint, "step folder, or run folder: its newest sound step")
+      ->required();
   command->add_option("--data", arguments->data, "NAME=GLOB of token shards; may repeat")->required();
-  command->add_option("--context", arguments->context, "tokens a window; default: the model's")->check(CLI::PositiveNumber);
-  command->add_option("--stride", arguments->stride, "a window scores its last STRIDE tokens, the first all; default: context")
+  command->add_option("--context", arguments->context, "tokens a window; default: the model's")
       ->check(CLI::PositiveNumber);
-  command->add_option("--batch", arguments->batch, "windows at a time")->check(CLI::PositiveNumber)->capture_default_str();
+  command
+      ->add_option("--stride", arguments->stride,
+                   "a window scores its last STRIDE tokens, the first all; default: context")
+      ->check(CLI::PositiveNumber);
+  command->add_option("--batch", arguments->batch, "windows at a time")
+      ->check(CLI::PositiveNumber)
+      ->capture_default_str();
   command->add_option("--out", arguments->out, "also write the JSON report here");
   command->add_option("--backend", arguments->backend, "auto | cpu | cuda")->capture_default_str();
   command->add_flag("--json", arguments->json, "print the JSON report in place of the table");

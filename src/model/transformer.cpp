@@ -198,13 +198,4 @@ std::vector<float> Transformer::decode(Context& ctx, KeyValueCache& cache, const
   return impl_->head->last_logits(evaluation, tensors, h);
 }
 
-std::vector<float> Transformer::next_token_logits(Context& ctx, const Batch& batch) {
-  const ArenaScope saved_scope(ctx.saved), scope(ctx.scratch);
-  Context evaluation = ctx;
-  evaluation.training = false;
-  const BatchTensors tensors = impl_->upload_batch(evaluation, batch);
-  const Residual h = impl_->run_discarding(evaluation, tensors, nullptr);
-  return impl_->head->last_logits(evaluation, tensors, h);
-}
-
 }  // namespace sffn

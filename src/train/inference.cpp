@@ -5,16 +5,22 @@
 #include "model/memory_plan.h"
 #include "train/state.h"
 
+#include <algorithm>
+
 namespace sffn {
 
 InferenceModel::InferenceModel(Communicator& comm, const std::string& path, int64_t batch, int64_t time,
                                const ReadOptions& read)
-    : found_(find_checkpoint(comm, path, read)), batch_(batch), stream_(cpu_runtime()), alone_(make_self_communicator()) {
+    : found_(find_checkpoint(comm, path, read)),
+      batch_(batch),
+      stream_(cpu_runtime()),
+      alone_(make_self_communicator()) {
   together(comm, [&] {
     config_ = parse_config(found_.config, found_.folder + "/config.json");
     time_ = time == 0 ? config_.model.context : time;
     if (time_ > config_.model.context && config_.model.positions != Positions::kRope) {
-      throw UsageError("--context", cat(time_, " is beyond the ", config_.model.context, " positions of ", found_.folder));
+      throw UsageError("--context",
+                       cat(time_, " is beyond the ", config_.model.context, " positions of ", found_.folder));
     }
     const PassPlan plan = measure_memory(config_, batch_, time_).evaluate;
     saved_ = std::make_unique<Arena>(cpu_runtime(), "saved", plan.saved);
@@ -42,9 +48,15 @@ std::vector<float> InferenceModel::token_nll(const Batch& batch) {
   return nll;
 }
 
-std::vector<float> InferenceModel::next_token_logits(const Batch& batch) {
+std::vector<float> InferenceModel::decode(const std::vector<int32_t>& tokens) {
+  if (!cache_) cache_ = std::make_unique<KeyValueCache>(cpu_runtime(), config_, 1, time_);
+  decoded_.insert(decoded_.end(), tokens.begin(), tokens.end());
   Context ctx = context();
-  return model_->next_token_logits(ctx, batch);
+  if (cache_->length() + std::ssize(tokens) <= time_) return model_->decode(ctx, *cache_, tokens);
+  cache_->clear();
+  const int64_t kept = std::min<int64_t>(std::max<int64_t>(1, time_ / 2), std::ssize(decoded_));
+  decoded_.erase(decoded_.begin(), decoded_.end() - kept);
+  return model_->decode(ctx, *cache_, decoded_);
 }
 
 std::unique_ptr<Tokenizer> InferenceModel::tokenizer() const {

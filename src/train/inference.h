@@ -5,6 +5,7 @@
 #include "core/arena.h"
 #include "data/batch_source.h"
 #include "data/tokenizer.h"
+#include "model/key_value_cache.h"
 #include "model/transformer.h"
 #include "train/checkpoint/checkpoint.h"
 
@@ -29,8 +30,11 @@ class InferenceModel {
   Transformer& model() { return *model_; }
   Stream& stream() { return stream_; }
 
-  std::vector<float> token_nll(const Batch& batch);          // -log p [B·T]; 0 where the target is -1
-  std::vector<float> next_token_logits(const Batch& batch);  // [B, V], after the last position
+  std::vector<float> token_nll(const Batch& batch);  // -log p [B·T]; 0 where the target is -1
+  // Logits [V] of the token that follows `tokens`, which go on where the last call ended: a prompt first, then one
+  // token at a time. Keys and values are kept. When a context has no room for `tokens`, the last half context of all
+  // tokens so far is fed again from position 0.
+  std::vector<float> decode(const std::vector<int32_t>& tokens);
   // The tokenizer of the training data, as the checkpoint names it. Throws DamagedError or UsageError.
   std::unique_ptr<Tokenizer> tokenizer() const;
 
@@ -43,6 +47,8 @@ class InferenceModel {
   std::unique_ptr<Communicator> alone_;
   std::unique_ptr<Transformer> model_;
   std::unique_ptr<Arena> saved_, scratch_;
+  std::unique_ptr<KeyValueCache> cache_;  // of one sequence; made by the first decode()
+  std::vector<int32_t> decoded_;          // its last tokens, at most a context of them
 };
 
 }  // namespace sffn

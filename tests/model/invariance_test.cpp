@@ -136,25 +136,6 @@ TEST_CASE("evaluation gives the loss of training without dropout", "[model]") {
   }
 }
 
-// Kills: logits of the wrong position, or padded columns among them.
-TEST_CASE("next-token logits are the last row of the logits", "[model]") {
-  for (const Config& config : {gpt_learned(), llama_grouped(), untied_biased()}) {
-    ModelRun run(config);
-    const Batch batch = random_batch(3, 7, 29);
-    Inspection inspection;
-    inspection.logits = true;
-    run.evaluate(batch, nullptr, &inspection);
-    Context ctx = run.context();
-    const std::vector<float> last = run.model().next_token_logits(ctx, batch);
-    REQUIRE(last.size() == 3 * 29);
-    for (size_t b = 0; b < 3; ++b) {
-      for (size_t v = 0; v < 29; ++v) {
-        CHECK(last[b * 29 + v] == Approx(inspection.logits_out[(b * 7 + 6) * 29 + v]).epsilon(1e-6));
-      }
-    }
-  }
-}
-
 // Kills: an allocation that the plan does not make, or one that it makes and the run does not.
 TEST_CASE("arenas of exactly the planned size serve every pass and are used to the last byte", "[model]") {
   for (const Recompute recompute : {Recompute::kNone, Recompute::kFfn, Recompute::kBlock}) {
