@@ -17,8 +17,7 @@
 #include "train/state.h"
 
 #include <chrono>
-#include <cmath>
-#include <cstdio>
+#include <filesystem>
 
 namespace sffn {
 namespace {
@@ -70,6 +69,13 @@ Json tokenizer_record(const BatchSource& data) {
   return record;
 }
 
+// data.train of a resolved configuration.
+Json train_paths(const Json& config) {
+  const Json* data = config.find("data");
+  const Json* train = data == nullptr ? nullptr : data->find("train");
+  return train == nullptr ? Json() : *train;
+}
+
 class Run {
  public:
   Run(Config config, const TrainOptions& options, Communicator& world, const Beat& beat)
@@ -88,6 +94,11 @@ class Run {
   bool evaluate();  // false: ended early by a stop request
   void save(bool last);
   bool stop_asked();
+  // The run begins at a checkpoint of another run, and holds none of its own so far.
+  bool started_elsewhere() const {
+    return resume_.checkpoint && resume_.checkpoint->step == step_ &&
+           !exists(path("checkpoints/") + std::filesystem::path(resume_.checkpoint->folder).filename().string());
+  }
   RunEnd run_steps();
   RunEnd end(std::string how, std::string cause);
   template <class F>
@@ -132,19 +143,22 @@ void Run::check_resume() const {
     for (const std::string& change : changes.loud) log::warn("resume: ", change);
   }
   if (!changes.refused.empty()) {
-    throw UsageError(found.folder, cat("does not fit the configuration: ", changes.refused.front(),
-                                       changes.refused.size() > 1 ? cat(" (and ", changes.refused.size() - 1, " more)") : "",
-                                       "; use another --run, or --resume never"));
+    throw UsageError(found.folder,
+                     cat("does not fit the configuration: ", changes.refused.front(),
+                         changes.refused.size() > 1 ? cat(" (and ", changes.refused.size() - 1, " more)") : "",
+                         "; use another --run, or --resume never"));
   }
   if (found.step > config_.train.steps) {
-    throw UsageError("train.steps", cat("is ", config_.train.steps, ", but ", found.folder, " is at step ", found.step));
+    throw UsageError("train.steps",
+                     cat("is ", config_.train.steps, ", but ", found.folder, " is at step ", found.step));
   }
   const Json* dataset = found.trainer.find("dataset");
-  const bool same_paths = found.config.find("data") != nullptr && *found.config.find("data") == *to_json(config_).find("data");
+  const bool same_paths = train_paths(found.config) == train_paths(to_json(config_));
   if (dataset != nullptr && same_paths && *dataset != Json(data_->fingerprint().hex())) {
-    throw DamagedError(config_.data.train.front().path,
-                       "the training data is not what the checkpoint was trained on; restore it, or name the new data by "
-                       "another path");
+    throw DamagedError(
+        config_.data.train.front().path,
+        "the training data is not what the checkpoint was trained on; restore it, or name the new data by "
+        "another path");
   }
 }
 
@@ -225,9 +239,10 @@ void Run::one_step() {
   const StepNumbers numbers =
       engine_->step(step, batch_of, learning_rate(config_.optimizer, config_.train.steps, step), progress);
   if (!numbers.finite) {
-    throw AgreedError(ExitCode::kRunFailed,
-                      cat("step ", step, ": the loss is ", numbers.loss, " and the gradient norm ", numbers.gradient_norm,
-                          "; the weights are those of step ", step_, ": resume with a lower learning rate or other data"));
+    throw AgreedError(
+        ExitCode::kRunFailed,
+        cat("step ", step, ": the loss is ", numbers.loss, " and the gradient norm ", numbers.gradient_norm,
+            "; the weights are those of step ", step_, ": resume with a lower learning rate or other data"));
   }
   step_ = step;
   report(numbers, milliseconds_since(start));
@@ -257,7 +272,7 @@ bool Run::evaluate() {
 }
 
 void Run::save(bool last) {
-  if (writer_->newest() == step_) return;
+  if (writer_->newest() == step_ && !started_elsewhere()) return;
   beat_(step_, "save", 0);
   const FlatRange owned = partition_flat(engine_->model().params(), world_.size())[world_.rank()];
   StatePieces state = state_pieces(*engine_, owned);
@@ -287,7 +302,7 @@ RunEnd Run::run_steps() {
     save(true);
     return end("signal", signals::name(stop_signal_));
   };
-  if (step_ == 0) save(false);
+  if (step_ == 0 || started_elsewhere()) save(false);
   if (step_ == config_.train.steps) log::info("all ", step_, " steps were done before");
   while (step_ < config_.train.steps) {
     one_step();
