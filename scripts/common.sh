@@ -1,4 +1,5 @@
 # Shared by the scripts beside it: packages, build, mpirun. Source it; it needs bash and `set -euo pipefail`.
+# shellcheck shell=bash
 
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 
