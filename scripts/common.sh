@@ -38,7 +38,8 @@ build() {
   for target in "$@"; do cmake --build "$root/build-$preset" --target "$target"; done
 }
 
-# mpirun that works as root, in containers and with more ranks than cores; after TERM the ranks have 60 s to save.
+# mpirun that works as root, in containers and with more ranks than cores; after TERM the ranks have 60 s to save
+# (Open MPI 5 gives them one second: stop a run with USR1).
 export OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1
 launch() {
   local ranks=$1
