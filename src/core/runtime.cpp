@@ -1,10 +1,13 @@
 #include "core/runtime.h"
 
-#include <cerrno>
-#include <cstring>
+#include "core/error.h"
+
 #include <sys/mman.h>
 
-#include "core/error.h"
+#include <cerrno>
+#include <cstdint>
+#include <cstring>
+#include <mutex>
 
 namespace sffn {
 namespace {
@@ -16,8 +19,8 @@ size_t whole_pages(size_t bytes) {
   return (bytes + page - 1) / page * page;
 }
 
-void* map(size_t bytes, int protection) {
-  void* data = mmap(nullptr, bytes, protection, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+void* map(size_t bytes) {
+  void* data = mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
   if (data == MAP_FAILED) throw RunError("memory", cat("cannot allocate ", bytes, " bytes: ", std::strerror(errno)));
   return data;
 }
@@ -27,7 +30,7 @@ class CpuRuntime final : public DeviceRuntime {
   Device device() const override { return Device::cpu(); }
   void* allocate(size_t bytes) override {
     if (bytes == 0) return nullptr;
-    void* data = map(whole_pages(bytes), PROT_READ | PROT_WRITE);
+    void* data = map(whole_pages(bytes));
     // Best effort: fewer page faults and TLB misses; correctness does not depend on it.
     if (bytes >= kHugePage) (void)madvise(data, whole_pages(bytes), MADV_HUGEPAGE);
     return data;
@@ -45,13 +48,25 @@ class CpuRuntime final : public DeviceRuntime {
   void synchronize(NativeStream*) override {}
 };
 
-// Address space that must never be touched: a kernel that runs on it by mistake dies at once.
+// Addresses that no process has (x86-64 and arm64 give programs less than bit 55): a kernel that touches one by mistake
+// dies at once. Nothing is mapped, so that limits on address space (ulimit -v, sanitizers) do not matter.
 class MetaRuntime final : public DeviceRuntime {
  public:
   Device device() const override { return Device::meta(); }
-  void* allocate(size_t bytes) override { return bytes == 0 ? nullptr : map(whole_pages(bytes), PROT_NONE); }
-  void release(void* data, size_t bytes) override {
-    if (data != nullptr) munmap(data, whole_pages(bytes));
+  void* allocate(size_t bytes) override {
+    if (bytes == 0) return nullptr;
+    const std::lock_guard<std::mutex> lock(guard_);
+    const size_t pages = bytes / kHugePage + 1;
+    if (pages > kFirst / kHugePage - used_) throw RunError("meta device", cat("no addresses for ", bytes, " bytes"));
+    const uintptr_t address = kFirst + used_ * kHugePage;
+    used_ += pages;
+    ++live_;
+    return reinterpret_cast<void*>(address);
+  }
+  void release(void* data, size_t) override {
+    if (data == nullptr) return;
+    const std::lock_guard<std::mutex> lock(guard_);
+    if (--live_ == 0) used_ = 0;
   }
   std::unique_ptr<NativeStream> make_stream() override { return nullptr; }
   void copy_to_device(NativeStream*, void*, const void*, size_t) override {}
@@ -59,6 +74,12 @@ class MetaRuntime final : public DeviceRuntime {
     throw RunError("meta device", "it holds no values; the caller must not read results on it");
   }
   void synchronize(NativeStream*) override {}
+
+ private:
+  static constexpr uintptr_t kFirst = uintptr_t{1} << 55;  // and as many addresses from there
+  std::mutex guard_;
+  size_t used_ = 0;  // pages given out since none were live
+  size_t live_ = 0;  // allocations
 };
 
 }  // namespace

@@ -73,3 +73,13 @@ TEST_CASE("a meta arena of a terabyte measures without memory", "[arena]") {
   CHECK(arena.high_water() == size_t{1} << 39);
   CHECK_THROWS_AS(arena.poison(), RunError);
 }
+
+// Kills: mapping what is only counted; two buffers at one address; addresses that are never free again.
+TEST_CASE("meta memory may exceed the address space of a process", "[arena]") {
+  constexpr size_t kBytes = size_t{1} << 54;
+  for (int i = 0; i < 3; ++i) {
+    const Buffer first(meta_runtime(), kBytes), second(meta_runtime(), 1);
+    CHECK(static_cast<char*>(second.data()) - static_cast<char*>(first.data()) >= static_cast<ptrdiff_t>(kBytes));
+    CHECK_THROWS_AS(Buffer(meta_runtime(), kBytes), RunError);
+  }
+}
