@@ -23,12 +23,28 @@ struct Arguments {
   bool json = false;
 };
 
-void print_rows(const Json& rows) {
-  for (const Json& row : rows.as_array()) {
-    std::printf("%-22s %12.0f bytes %10.3f ms %8.2f GB/s\n", row.find("collective")->as_string().c_str(),
-                row.find("bytes")->as_double(), row.find("ms")->as_double(),
+void print_collectives(const Json& report) {
+  if (report.find("ranks")->as_int() == 1) std::printf("one rank sends nothing; start this under mpirun\n");
+  std::printf("%-20s %14s %12s %14s\n", "collective", "sent by a rank", "time", "rate");
+  for (const Json& row : report.find("collectives")->as_array()) {
+    std::printf("%-20s %10.1f KiB %9.3f ms %9.3f GB/s\n", row.find("collective")->as_string().c_str(),
+                row.find("bytes")->as_double() / 1024, row.find("ms")->as_double(),
                 row.find("gigabytes_per_second")->as_double());
   }
+}
+
+void print_step(const Json& report) {
+  const auto number = [&](const char* key) { return report.find(key)->as_double(); };
+  const int64_t ranks = report.find("ranks")->as_int();
+  std::printf("%s on %ld rank%s, medians of a step\n", report.find("name")->as_string().c_str(),
+              static_cast<long>(ranks), ranks == 1 ? "" : "s");
+  std::printf("  step                  %10.3f ms\n", number("step_ms"));
+  std::printf("  forward and backward  %10.3f ms\n", number("forward_backward_ms"));
+  std::printf("  optimizer             %10.3f ms\n", number("optimizer_ms"));
+  std::printf("  exposed communication %10.3f ms\n", number("exposed_communication_ms"));
+  std::printf("  throughput            %10.0f tokens/s, %.4f model TFLOP/s\n", number("tokens_per_second"),
+              number("model_tflops"));
+  std::printf("  memory of rank 0      %10.1f MiB\n", number("memory_bytes") / (1 << 20));
 }
 
 Config load_model(Communicator& ranks, const Arguments& arguments) {
@@ -48,10 +64,8 @@ int run_step(World& world, const Arguments& arguments) {
   if (ranks.rank() != 0) return 0;
   if (arguments.json)
     print_json(report);
-  else {
-    for (const Json::Member& member : report.as_object())
-      std::printf("%-26s %s\n", member.key.c_str(), member.value.dump().c_str());
-  }
+  else
+    print_step(report);
   return 0;
 }
 
@@ -69,12 +83,12 @@ int run_ops(World& world, const Arguments& arguments) {
 int run_comm(World& world, const Arguments& arguments) {
   log::start(world.ranks().rank(), arguments.json, arguments.json);
   log_world(world);
-  const Json rows = bench_comm(world.ranks());
+  const Json report = bench_comm(world.ranks());
   if (world.ranks().rank() != 0) return 0;
   if (arguments.json)
-    print_json(rows);
+    print_json(report);
   else
-    print_rows(rows);
+    print_collectives(report);
   return 0;
 }
 

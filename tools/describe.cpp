@@ -34,7 +34,7 @@ std::string known_topics() {
 
 int describe_config(const Arguments& arguments) {
   if (arguments.json)
-    print_json(config_schema());
+    print_json(Json::Object{{"keys", config_schema()}});
   else
     std::fputs(config_reference_markdown().c_str(), stdout);
   return 0;
@@ -48,7 +48,7 @@ int describe_methods(const Arguments& arguments) {
     else
       std::printf("%-14s %s\n", method->name.c_str(), method->summary.c_str());
   }
-  if (arguments.json) print_json(list);
+  if (arguments.json) print_json(Json::Object{{"methods", list}});
   return 0;
 }
 

@@ -12,6 +12,7 @@
 
 #include <chrono>
 #include <cstdio>
+#include <iomanip>
 #include <memory>
 
 namespace sffn {
@@ -87,16 +88,16 @@ Json report_of(const Arguments& arguments, const InferenceModel& model,
 void print_table(const Json& report) {
   std::printf("%s, context %ld, stride %ld\n", report.find("checkpoint")->as_string().c_str(),
               report.find("context")->as_int(), report.find("stride")->as_int());
-  std::printf("%-16s %12s %12s %10s %12s %10s\n", "set", "tokens", "bytes", "nll", "perplexity", "bits/byte");
+  std::printf("\n%-16s %12s %12s %10s %12s %10s\n", "set", "tokens", "bytes", "nll", "perplexity", "bits/byte");
   for (const Json::Member& set : report.find("sets")->as_object()) {
     const Json* bytes = set.value.find("bytes");
     const Json* bits = set.value.find("bits_per_byte");
     std::printf("%-16s %12ld %12s %10.5f %12.4f %10s\n", set.key.c_str(), set.value.find("tokens")->as_int(),
                 bytes->is_null() ? "unknown" : std::to_string(bytes->as_int()).c_str(),
                 set.value.find("nll")->as_double(), set.value.find("perplexity")->as_double(),
-                bits->is_null() ? "unknown" : std::to_string(bits->as_double()).c_str());
+                bits->is_null() ? "unknown" : cat(std::fixed, std::setprecision(4), bits->as_double()).c_str());
   }
-  std::printf("macro perplexity %.4f, micro perplexity %.4f\n", report.find("macro_perplexity")->as_double(),
+  std::printf("\nmacro perplexity %.4f, micro perplexity %.4f\n", report.find("macro_perplexity")->as_double(),
               report.find("micro_perplexity")->as_double());
   std::printf("normaliser: %s\ndocuments: %s\n", report.find("normaliser")->as_string().c_str(),
               report.find("documents")->as_string().c_str());

@@ -25,6 +25,7 @@ struct Arguments {
 int run_rank(World& world, const Arguments& arguments) {
   log::start(world.ranks().rank(), true, true);
   (void)choose_backend(arguments.backend);
+  check(arguments.sample);
   InferenceModel model(world.ranks(), arguments.checkpoint, 1, 0);
   const std::unique_ptr<Tokenizer> tokenizer = model.tokenizer();
   std::vector<int32_t> ids;

@@ -3,6 +3,7 @@
 #include "model/flops.h"
 #include "train/engine.h"
 
+#include <cmath>
 #include <cstdio>
 #include <optional>
 
@@ -73,7 +74,8 @@ Json communication_json(const Traffic& traffic) {
   return json;
 }
 
-// Compute at the matmul peak, the optimizer's bytes at the memory peak, communication at the link's, nothing overlapped.
+// Compute at the matmul peak, the optimizer's bytes at the memory peak, communication at the link's, nothing
+// overlapped.
 Json step_json(const Config& config, const Measurement& measured, const std::optional<Peaks>& peaks, int ranks) {
   Json json;
   const auto put = [&](const char* name, double seconds) { json[name] = peaks ? Json(seconds * 1e3) : Json(); };
@@ -82,7 +84,8 @@ Json step_json(const Config& config, const Measurement& measured, const std::opt
   const double compute =
       (measured.work.matmul_flops + measured.work.attention_flops) / (bf16 ? p.bf16_flops : p.fp32_flops);
   // Gradient, weight, both moments read; weight and moments written; in bf16 the rounded weight as well.
-  const double elements = static_cast<double>(count_parameters(config.model).total) / (config.parallel.zero ? ranks : 1);
+  const double elements =
+      static_cast<double>(count_parameters(config.model).total) / (config.parallel.zero ? ranks : 1);
   const double optimizer = elements * (bf16 ? 30 : 28) / p.memory_bytes;
   const double communication = measured.traffic.total() / p.link_bytes;
   put("compute", compute);
@@ -115,34 +118,60 @@ Json plan_run(const Config& config, int ranks, const std::string& device) {
   return plan;
 }
 
+namespace {
+
+enum class Unit { kCount, kFlops, kBytes, kMilliseconds };
+
+// "1.99 GiB" of 1991614464 bytes, "266 MFLOPs" of 2.66e8: three digits, prefixes of 1024 for bytes, else of 1000.
+std::string with_unit(double value, Unit unit) {
+  const double base = unit == Unit::kBytes ? 1024 : 1000;
+  size_t prefix = 0;
+  while (std::abs(value) >= base && prefix < 6) value /= base, ++prefix;
+  const char* const decimal[] = {"", "k", "M", "G", "T", "P", "E"};
+  const char* const binary[] = {"", "Ki", "Mi", "Gi", "Ti", "Pi", "Ei"};
+  const char* const name = unit == Unit::kBytes ? "B" : unit == Unit::kFlops ? "FLOPs" : "";
+  char text[64];
+  std::snprintf(text, sizeof text, "%.*f %s%s",
+                prefix == 0 || value >= 99.95 ? 0
+                : value >= 9.995              ? 1
+                                              : 2,
+                value, (unit == Unit::kBytes ? binary : decimal)[prefix], name);
+  return text;
+}
+
+std::string table_row(const Json::Member& member, Unit unit) {
+  const Json& value = member.value;
+  char text[160];
+  if (value.is_null()) {
+    std::snprintf(text, sizeof text, "  %-26s %12s\n", member.key.c_str(), "unknown");
+  } else if (unit == Unit::kMilliseconds) {
+    std::snprintf(text, sizeof text, "  %-26s %12.3f ms\n", member.key.c_str(), value.as_double());
+  } else if (member.key == "paper_zflops") {
+    std::snprintf(text, sizeof text, "  %-26s %12.4g ZFLOPs, the whole run\n", member.key.c_str(), value.as_double());
+  } else {
+    std::snprintf(text, sizeof text, "  %-26s %14s %20.0f\n", member.key.c_str(),
+                  with_unit(value.as_double(), unit).c_str(), value.as_double());
+  }
+  return text;
+}
+
+}  // namespace
+
 std::string plan_table(const Json& plan) {
-  std::string table;
-  const auto line = [&](const std::string& name, const std::string& value) {
-    char text[160];
-    std::snprintf(text, sizeof text, "  %-28s %24s\n", name.c_str(), value.c_str());
-    table += text;
-  };
-  const auto number = [](const Json& json, const char* unit) -> std::string {
-    if (json.is_null()) return "unknown";
-    char text[64];
-    const double value = json.as_double();
-    if (json.is_int()) std::snprintf(text, sizeof text, "%ld%s", json.as_int(), unit);
-    else std::snprintf(text, sizeof text, "%.6g%s", value, unit);
-    return text;
-  };
-  const auto section = [&](const std::string& title, const Json& object, const char* unit) {
-    table += title + "\n";
+  const int64_t ranks = plan.find("ranks")->as_int();
+  std::string table = cat(plan.find("name")->as_string(), " on ", ranks, ranks == 1 ? " rank of " : " ranks of ",
+                          plan.find("device")->as_string(), "\n");
+  const auto section = [&](const char* title, const Json& object, Unit unit) {
+    table += cat("\n", title, "\n");
     for (const Json::Member& member : object.as_object()) {
-      if (!member.value.is_array()) line(member.key, number(member.value, unit));
+      if (!member.value.is_array()) table += table_row(member, unit);
     }
   };
-  table += cat(plan.find("name")->as_string(), " on ", plan.find("ranks")->as_int(), " ranks of ",
-               plan.find("device")->as_string(), "\n");
-  section("parameters", *plan.find("parameters"), "");
-  section("FLOPs", *plan.find("flops"), "");
-  section("memory per rank, bytes", *plan.find("memory")->find("per_rank"), "");
-  section("communication per rank", *plan.find("communication"), "");
-  section("step at the roofline", *plan.find("step_ms"), " ms");
+  section("parameters", *plan.find("parameters"), Unit::kCount);
+  section("FLOPs", *plan.find("flops"), Unit::kFlops);
+  section("memory of rank 0", *plan.find("memory")->find("per_rank"), Unit::kBytes);
+  section("sent by rank 0", *plan.find("communication"), Unit::kBytes);
+  section("time of a step at the device's peaks", *plan.find("step_ms"), Unit::kMilliseconds);
   return table;
 }
 

@@ -8,12 +8,17 @@
 
 namespace sffn {
 
-int32_t sample_token(const std::vector<float>& logits, const SampleOptions& options, double uniform) {
+void check(const SampleOptions& options) {
   if (!(options.temperature >= 0)) throw UsageError("--temperature", "must be 0 or more");
   if (options.top_k < 0) throw UsageError("--top-k", "must be 0 or more");
   if (!(options.top_p > 0 && options.top_p <= 1)) throw UsageError("--top-p", "must be above 0 and at most 1");
+}
+
+int32_t sample_token(const std::vector<float>& logits, const SampleOptions& options, double uniform) {
+  check(options);
   SFFN_CHECK(!logits.empty(), "no logits");
-  SFFN_CHECK(std::none_of(logits.begin(), logits.end(), [](float l) { return std::isnan(l); }), "a logit is not a number");
+  SFFN_CHECK(std::none_of(logits.begin(), logits.end(), [](float l) { return std::isnan(l); }),
+             "a logit is not a number");
 
   std::vector<int32_t> order(logits.size());
   std::iota(order.begin(), order.end(), 0);

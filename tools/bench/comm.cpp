@@ -6,6 +6,7 @@
 #include <algorithm>
 #include <chrono>
 #include <functional>
+#include <utility>
 
 namespace sffn {
 namespace {
@@ -45,7 +46,8 @@ Json bench_comm(Communicator& ranks) {
       row["gigabytes_per_second"] = sent / ms * 1e-6;
       rows.push_back(row);
     };
-    add("all_gather", median_ms(ranks, [&] { ranks.all_gather(stream, a, b.slice(share * ranks.rank(), share), counts); }));
+    add("all_gather",
+        median_ms(ranks, [&] { ranks.all_gather(stream, a, b.slice(share * ranks.rank(), share), counts); }));
     add("all_to_all", median_ms(ranks, [&] { ranks.all_to_all(stream, a, counts, b, counts); }));
 
     const SumTree tree(split_leaves(size, size));
@@ -57,7 +59,7 @@ Json bench_comm(Communicator& ranks) {
           tree_reduce_scatter(stream, ranks, scratch, tree, b.slice(0, share), partials, owned);
         }));
   }
-  return rows;
+  return Json::Object{{"ranks", int64_t{size}}, {"collectives", std::move(rows)}};
 }
 
 }  // namespace sffn

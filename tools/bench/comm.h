@@ -4,8 +4,8 @@
 
 namespace sffn {
 
-// Times the collectives of a training step over growing sizes: [{"collective", "bytes", "ms", "gigabytes_per_second"}],
-// bytes being what a rank sends. Collective; medians.
+// Times the collectives of a training step over growing sizes: {"ranks", "collectives": [{"collective", "bytes", "ms",
+// "gigabytes_per_second"}]}, bytes being what a rank sends. Collective; medians.
 Json bench_comm(Communicator& ranks);
 
 }  // namespace sffn

@@ -218,19 +218,20 @@ Json bench_ops(const BenchOptions& options) {
 
 std::string format_bench_ops(const Json& result) {
   std::ostringstream out;
-  out << std::fixed << std::setprecision(1);
+  out << std::fixed << std::setprecision(3);
   out << result.find("kernels")->as_string() << ", " << result.find("threads")->as_int() << " threads, "
-      << result.find("precision")->as_string() << ", " << result.find("tokens")->as_int() << " tokens\n";
+      << result.find("precision")->as_string() << ", " << result.find("tokens")->as_int() << " tokens\n\n"
+      << "      M        N        K   op count       each            rate\n";
   for (const Json& row : result.find("matmul")->as_array()) {
     const auto number = [&](const char* key) { return row.find(key)->as_double(); };
     const auto integer = [&](const char* key) { return row.find(key)->as_int(); };
     out << std::setw(7) << integer("M") << " x " << std::setw(6) << integer("N") << " x " << std::setw(6)
         << integer("K") << (row.find("transpose_a")->as_bool() ? "  T" : "  N")
-        << (row.find("transpose_b")->as_bool() ? "T" : "N") << std::setw(6) << integer("count") << " x " << std::setw(9)
+        << (row.find("transpose_b")->as_bool() ? "T" : "N") << std::setw(5) << integer("count") << " x " << std::setw(9)
         << number("ms") << " ms" << std::setw(9) << number("gflops") << " GFLOP/s\n";
   }
-  out << "all matrix products of a micro-batch: " << result.find("gemm_bound_ms")->as_double() << " ms, "
-      << result.find("gemm_gflops")->as_double() << " GFLOP/s\n";
+  out << "\nall matrix products of a micro-batch: " << result.find("gemm_bound_ms")->as_double() << " ms, "
+      << result.find("gemm_gflops")->as_double() << " GFLOP/s\n\n";
   for (const Json& row : result.find("ops")->as_array()) {
     const Json* rate = row.find("gb_per_s");
     const char* unit = rate != nullptr ? " GB/s" : " GFLOP/s";
