@@ -1,10 +1,9 @@
 // sffn train: one rank of a training run.
-#include "train/trainer.h"
-
 #include "core/fault.h"
 #include "core/log.h"
 #include "tools/commands.h"
 #include "tools/options.h"
+#include "train/trainer.h"
 
 #include <CLI/CLI.hpp>
 
@@ -31,7 +30,12 @@ int run_rank(World& world, const Arguments& arguments) {
   log_world(world);
   world.start_watchdog({static_cast<double>(config.train.watchdog.start_seconds),
                         static_cast<double>(config.train.watchdog.step_seconds)});
-  const Beat beat = [&](int64_t step, std::string_view phase, int64_t item) { world.heartbeat().beat(step, phase, item); };
+  const Beat beat = [&](const Position& at) {
+    if (at.waits)
+      world.heartbeat().wait(at.step, at.phase);
+    else
+      world.heartbeat().beat(at.step, at.phase, at.item);
+  };
 
   TrainOptions options;
   options.run = arguments.run.empty() ? "runs/" + config.name : arguments.run;
@@ -49,10 +53,13 @@ int run_rank(World& world, const Arguments& arguments) {
 void add_train_command(CLI::App& app, Chosen& chosen) {
   auto arguments = std::make_shared<Arguments>();
   CLI::App* command = app.add_subcommand("train", "train a model: alone, under mpirun or under srun");
-  command->add_option("config", arguments->config, "configuration file (configs/README.md lists every key)")->required();
+  command->add_option("config", arguments->config, "configuration file (configs/README.md lists every key)")
+      ->required();
   command->add_option("--set", arguments->overrides, "path.to.key=value, on top of the file; may repeat");
   command->add_option("--run", arguments->run, "folder of the run; default runs/NAME of the configuration");
-  command->add_option("--resume", arguments->resume, "auto: newest sound checkpoint | never: start anew | a checkpoint's folder")
+  command
+      ->add_option("--resume", arguments->resume,
+                   "auto: newest sound checkpoint | never: start anew | a checkpoint's folder")
       ->capture_default_str();
   command->add_option("--steps", arguments->steps, "the total, in place of train.steps")->check(CLI::PositiveNumber);
   command->add_option("--backend", arguments->backend, "auto | cpu | cuda, in place of the configuration's");

@@ -132,7 +132,7 @@ StepNumbers Engine::step(int64_t step, const BatchOf& batch_of, double learning_
   const LeafLosses mine = accumulate_gradients(step, batch_of, progress);
   numbers.forward_backward_ms = watch.lap();
 
-  progress("gradient exchange");
+  progress(kGradientExchange);
   Communicator& data = *parallel_.data;
   const Tensor grad = exchange_gradients();
   const std::vector<double> nll = data.gather_lists(mine.nll), extra = data.gather_lists(mine.extra);
@@ -150,7 +150,7 @@ StepNumbers Engine::step(int64_t step, const BatchOf& batch_of, double learning_
   const double scale = clip > 0 && numbers.gradient_norm > clip ? clip / numbers.gradient_norm : 1.0;
   optimizer_->update(stream_, grad, learning_rate, scale, step);
   numbers.optimizer_ms = watch.lap();
-  progress("weight exchange");
+  progress(kWeightExchange);
   if (config_.parallel.zero == 1) gather_values(stream_, data, model_.params(), ranges_);
   numbers.communication_ms += watch.lap();
   return numbers;
@@ -199,12 +199,9 @@ std::vector<std::pair<std::string, size_t>> Engine::memory() const {
 }
 
 std::vector<std::pair<std::string, size_t>> Engine::memory_with(ArenaSizes arenas) const {
-  return {{"parameters", model_.params().bytes()},
-          {"constants", model_.constant_bytes()},
-          {"gradients", gradients_.bytes()},
-          {"optimizer", optimizer_->bytes()},
-          {"activations", arenas.saved},
-          {"scratch", arenas.scratch}};
+  return {{"parameters", model_.params().bytes()}, {"constants", model_.constant_bytes()},
+          {"gradients", gradients_.bytes()},       {"optimizer", optimizer_->bytes()},
+          {"activations", arenas.saved},           {"scratch", arenas.scratch}};
 }
 
 size_t Engine::memory_bytes() const {

@@ -44,6 +44,8 @@ class Engine {
   using BatchOf = std::function<Batch(int64_t first, int64_t count)>;
   // Called as the step goes on, with the phase that begins: for heartbeats.
   using Progress = std::function<void(std::string_view phase)>;
+  // The phases in which ranks wait for one another.
+  static constexpr std::string_view kGradientExchange = "gradient exchange", kWeightExchange = "weight exchange";
 
   // Needs config.model.vocab_size; throws UsageError when the step has fewer micro-batches than there are ranks.
   Engine(const Config& config, const Parallel& parallel, DeviceRuntime& runtime, ArenaSizes arenas);

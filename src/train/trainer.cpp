@@ -126,7 +126,7 @@ class Run {
 };
 
 void Run::open_data() {
-  beat_(-1, "data open", 0);
+  beat_({.phase = "data open"});
   fault_point("data_open", -1);
   together(world_, [&] {
     data_ = std::make_unique<BatchSource>(open_training_data(config_));
@@ -163,12 +163,12 @@ void Run::check_resume() const {
 }
 
 void Run::find_start() {
-  beat_(-1, "load", 0);
+  beat_({.phase = "load"});
   lock_ = std::make_unique<RunLock>(world_, options_.run);
   ReadOptions read;
   read.verify = options_.verify;
   int64_t blocks = 0;
-  read.progress = [&] { beat_(-1, "load", ++blocks); };
+  read.progress = [&] { beat_({.phase = "load", .item = ++blocks}); };
   resume_ = choose_resume(world_, options_.run, options_.resume, read);
   if (resume_.checkpoint) together(world_, [&] { check_resume(); });
   step_ = resume_.checkpoint ? resume_.checkpoint->step : 0;
@@ -192,7 +192,7 @@ void Run::build() {
     StatePieces state = state_pieces(*engine_, {0, engine_->model().params().flat_size()});
     ReadOptions read;
     read.verify = false;  // done when it was chosen
-    read.progress = [this, blocks = int64_t{0}]() mutable { beat_(-1, "load", ++blocks); };
+    read.progress = [this, blocks = int64_t{0}]() mutable { beat_({.phase = "load", .item = ++blocks}); };
     resume_from(world_, *resume_.checkpoint, state.parameters, state.moments, read);
     engine_->publish_values();
   } else {
@@ -233,7 +233,7 @@ void Run::one_step() {
   int64_t item = 0;
   const auto batch_of = [&](int64_t first, int64_t count) { return data_->sequences(step - 1, first, count); };
   const auto progress = [&](std::string_view phase) {
-    beat_(step, phase, ++item);
+    beat_({step, phase, ++item, phase == Engine::kGradientExchange || phase == Engine::kWeightExchange});
     fault_point(phase, step);
   };
   const StepNumbers numbers =
@@ -249,6 +249,7 @@ void Run::one_step() {
 }
 
 bool Run::stop_asked() {
+  beat_({step_, "stop vote", 0, true});
   stop_signal_ = world_.max_value(signals::stop_signal());
   return stop_signal_ != 0;
 }
@@ -256,13 +257,19 @@ bool Run::stop_asked() {
 bool Run::evaluate() {
   EvaluationReport report;
   report.step = step_;
+  int64_t batches = 0;
   for (const auto& [name, source] : validation_) {
-    const auto progress = [&](int64_t done, int64_t) {
-      beat_(step_, "evaluation", done + 1);
+    const auto progress = [&](int64_t done, int64_t) {  // a vote of all ranks follows
+      beat_({step_, "evaluation", done, true});
       fault_point("evaluation", step_);
       return !signals::stop_requested();
     };
-    const auto token_nll = [&](const Batch& batch) { return engine_->evaluate(batch); };
+    const auto token_nll = [&](const Batch& batch) {
+      beat_({step_, "evaluation", ++batches});
+      std::vector<float> nll = engine_->evaluate(batch);
+      beat_({step_, "evaluation", batches, true});
+      return nll;
+    };
     EvaluationResult result;
     if (!evaluate_set(source, config_.train.micro_batch, world_, token_nll, progress, result)) return false;
     report.sets[name] = result;
@@ -273,7 +280,7 @@ bool Run::evaluate() {
 
 void Run::save(bool last) {
   if (writer_->newest() == step_ && !started_elsewhere()) return;
-  beat_(step_, "save", 0);
+  beat_({step_, "save"});
   const FlatRange owned = partition_flat(engine_->model().params(), world_.size())[world_.rank()];
   StatePieces state = state_pieces(*engine_, owned);
   CheckpointContents contents;
@@ -327,7 +334,7 @@ RunEnd Run::train() {
   options.keep = config_.checkpoint.keep;
   options.keep_every = config_.checkpoint.keep_every;
   options.failure_limit = static_cast<int>(config_.checkpoint.max_failures);
-  options.progress = [this, blocks = int64_t{0}]() mutable { beat_(step_, "save", ++blocks); };
+  options.progress = [this, blocks = int64_t{0}]() mutable { beat_({step_, "save", ++blocks}); };
   writer_ = std::make_unique<CheckpointWriter>(world_, options_.run, options, resume_);
   try {
     return run_steps();

@@ -1,13 +1,14 @@
 // The training run: resume or start, step, report, evaluate, save, stop.
 #pragma once
-#include <functional>
-#include <memory>
-#include <string>
-#include <vector>
-
 #include "comm/communicator.h"
 #include "config/config.h"
 #include "train/hooks.h"
+
+#include <functional>
+#include <memory>
+#include <string>
+#include <string_view>
+#include <vector>
 
 namespace sffn {
 
@@ -17,8 +18,14 @@ struct TrainOptions {
   bool verify = true;           // compare checksums when loading
 };
 
-// Called as the run goes on; `item` moves inside long phases (batches of an evaluation, blocks of a save).
-using Beat = std::function<void(int64_t step, std::string_view phase, int64_t item)>;
+// Where this rank is, told as the run goes on.
+struct Position {
+  int64_t step = -1;  // -1: starting up
+  std::string_view phase;
+  int64_t item = 0;    // moves inside long phases: batches of an evaluation, blocks of a save
+  bool waits = false;  // for other ranks, in a collective
+};
+using Beat = std::function<void(const Position&)>;
 
 // Trains `config` to its last step. Collective. Stops early, after a save, when a signal asked for it on any rank.
 // Returns how the run ended: "done" or "signal". Errors of the configuration, of data or checkpoints, and losses that
