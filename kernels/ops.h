@@ -1,10 +1,10 @@
 // The ops of op_list.inc: checked once (contract), then run by the backend of the stream. On the meta device nothing
 // runs; contract counts the FLOPs there.
 #pragma once
-#include <utility>
-
 #include "core/stream.h"
 #include "kernels/types.h"
+
+#include <utility>
 
 #ifndef SFFN_HAS_CUDA
 #define SFFN_HAS_CUDA 0
@@ -26,15 +26,15 @@ namespace cuda {
 
 namespace ops {
 
-#define SFFN_OP(name)                                                       \
-  template <class... Args>                                                  \
-  void name(Stream& stream, Args&&... args) {                               \
-    contract::name(stream, args...);                                        \
-    if (stream.is_meta()) return;                                           \
-    if constexpr (kHasCuda) {                                               \
+#define SFFN_OP(name)                                                               \
+  template <class... Args>                                                          \
+  void name(Stream& stream, Args&&... args) {                                       \
+    contract::name(stream, args...);                                                \
+    if (stream.is_meta()) return;                                                   \
+    if constexpr (kHasCuda) {                                                       \
       if (stream.is_cuda()) return cuda::name(stream, std::forward<Args>(args)...); \
-    }                                                                       \
-    cpu::name(stream, std::forward<Args>(args)...);                         \
+    }                                                                               \
+    cpu::name(stream, std::forward<Args>(args)...);                                 \
   }
 
 SFFN_OP(fill_zero)

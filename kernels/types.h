@@ -1,8 +1,8 @@
 // Plain types that op signatures use.
 #pragma once
-#include <cstdint>
-
 #include "core/random.h"
+
+#include <cstdint>
 
 namespace sffn {
 
@@ -30,7 +30,7 @@ struct Dropout {
 
 struct AdamWStep {
   double learning_rate = 0, beta1 = 0, beta2 = 0, eps = 0, weight_decay = 0;
-  int64_t step = 1;         // from 1: for the bias correction
+  int64_t step = 1;           // from 1: for the bias correction
   double gradient_scale = 1;  // clipping
 };
 

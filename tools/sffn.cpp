@@ -1,13 +1,13 @@
 // sffn: one binary with subcommands. Each lives in the file of its name.
-#include <iostream>
-#include <new>
-
-#include <CLI/CLI.hpp>
-
 #include "core/error.h"
 #include "core/log.h"
 #include "core/signals.h"
 #include "tools/commands.h"
+
+#include <CLI/CLI.hpp>
+
+#include <iostream>
+#include <new>
 
 namespace {
 

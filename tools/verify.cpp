@@ -22,7 +22,9 @@ int verify(const Arguments& arguments) {
     throw UsageError("verify", "nothing to look at; give --checkpoint DIR or --data GLOB");
   }
   std::vector<std::string> faults;
-  const auto add = [&](const std::vector<std::string>& found) { faults.insert(faults.end(), found.begin(), found.end()); };
+  const auto add = [&](const std::vector<std::string>& found) {
+    faults.insert(faults.end(), found.begin(), found.end());
+  };
   for (const std::string& folder : arguments.checkpoints) add(verify_checkpoint(folder));
   for (const std::string& glob : arguments.data) add(find_faults(glob));
 

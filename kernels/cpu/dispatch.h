@@ -1,10 +1,10 @@
 // From the dtype of a tensor to a type. f64 and c128 run the reference code: they exist to judge whole layers.
 #pragma once
-#include <complex>
-#include <type_traits>
-
 #include "core/dtype.h"
 #include "core/error.h"
+
+#include <complex>
+#include <type_traits>
 
 namespace sffn::cpu {
 
@@ -18,11 +18,16 @@ inline constexpr bool kIsReference = std::is_same_v<T, double> || std::is_same_v
 template <class F>
 void with_float_type(DType dtype, F&& f) {
   switch (dtype) {
-    case DType::kF32: return f(float{});
-    case DType::kBF16: return f(bfloat16{});
-    case DType::kF64: return f(double{});
-    case DType::kC128: return f(std::complex<double>{});
-    case DType::kI32: break;
+    case DType::kF32:
+      return f(float{});
+    case DType::kBF16:
+      return f(bfloat16{});
+    case DType::kF64:
+      return f(double{});
+    case DType::kC128:
+      return f(std::complex<double>{});
+    case DType::kI32:
+      break;
   }
   throw RunError("with_float_type", "a floating dtype is needed, not i32");
 }

@@ -9,8 +9,8 @@
 
 namespace sffn::cpu {
 
-// body(first, last) for every chunk [first, last) of `grain` items of [0, count); chunks run on the rank's threads in any
-// order. body must not throw and must write disjoint memory per chunk.
+// body(first, last) for every chunk [first, last) of `grain` items of [0, count); chunks run on the rank's threads in
+// any order. body must not throw and must write disjoint memory per chunk.
 template <class Body>
 void parallel_chunks(int64_t count, int64_t grain, Body&& body) {
   const int64_t chunks = (count + grain - 1) / grain;

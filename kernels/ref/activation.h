@@ -19,10 +19,14 @@ T gelu_argument(T z) {
 template <class T>
 T activation(T z, Activation f) {
   switch (f) {
-    case Activation::kRelu: return real(z) > 0 ? z : T(0);
-    case Activation::kGelu: return z * sigmoid(gelu_argument(z));
-    case Activation::kGeluErf: return z * normal_cdf(z);
-    case Activation::kSilu: return z * sigmoid(z);
+    case Activation::kRelu:
+      return real(z) > 0 ? z : T(0);
+    case Activation::kGelu:
+      return z * sigmoid(gelu_argument(z));
+    case Activation::kGeluErf:
+      return z * normal_cdf(z);
+    case Activation::kSilu:
+      return z * sigmoid(z);
   }
   return T(0);
 }
@@ -30,14 +34,17 @@ T activation(T z, Activation f) {
 template <class T>
 T activation_derivative(T z, Activation f) {
   switch (f) {
-    case Activation::kRelu: return real(z) > 0 ? T(1) : T(0);
+    case Activation::kRelu:
+      return real(z) > 0 ? T(1) : T(0);
     case Activation::kGelu: {  // f = z·σ(2u), σ' = σ(1 - σ) and 1 - σ(x) = σ(-x)
       const T argument = gelu_argument(z);
       const T slope = constant<T>(kGeluSlope) * (T(1) + constant<T>(3 * kGeluCubic) * z * z);
       return sigmoid(argument) + z * sigmoid(argument) * sigmoid(-argument) * slope;
     }
-    case Activation::kGeluErf: return normal_cdf(z) + z * normal_density(z);  // f = z·Φ(z), Φ' = φ
-    case Activation::kSilu: return sigmoid(z) + z * sigmoid(z) * sigmoid(-z);  // f = z·σ(z)
+    case Activation::kGeluErf:
+      return normal_cdf(z) + z * normal_density(z);  // f = z·Φ(z), Φ' = φ
+    case Activation::kSilu:
+      return sigmoid(z) + z * sigmoid(z) * sigmoid(-z);  // f = z·σ(z)
   }
   return T(0);
 }

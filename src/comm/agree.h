@@ -26,7 +26,8 @@ struct Failure {
   [[noreturn]] void raise() const { throw AgreedError(code, what); }
 };
 
-// The failure of the lowest rank that has one, its words marked "rank R: " unless R = 0; none when every rank succeeded.
+// The failure of the lowest rank that has one, its words marked "rank R: " unless R = 0; none when every rank
+// succeeded.
 Failure first_failure(Communicator& comm, const Failure& mine);
 
 // Runs `work`; an Error becomes a Failure. Other exceptions are bugs and pass through.

@@ -1,11 +1,11 @@
 #pragma once
+#include "core/buffer.h"
+#include "core/tensor.h"
+
 #include <cstddef>
 #include <string>
 #include <string_view>
 #include <vector>
-
-#include "core/buffer.h"
-#include "core/tensor.h"
 
 namespace sffn {
 

@@ -1,10 +1,10 @@
 #pragma once
+#include "core/runtime.h"
+#include "core/tensor.h"
+
 #include <cstddef>
 #include <string>
 #include <utility>
-
-#include "core/runtime.h"
-#include "core/tensor.h"
 
 namespace sffn {
 

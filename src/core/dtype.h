@@ -20,7 +20,8 @@ struct bfloat16 {
     const bool is_nan = (u & 0x7fffffffu) > 0x7f800000u;
     bits = static_cast<uint16_t>(is_nan ? (u >> 16) | 0x40u : (u + 0x7fffu + ((u >> 16) & 1u)) >> 16);
   }
-  // Rounds as the constructor does. In a loop, x[i] = f becomes vector code; x[i] = bfloat16(f), a struct copy, does not.
+  // Rounds as the constructor does. In a loop, x[i] = f becomes vector code; x[i] = bfloat16(f), a struct copy, does
+  // not.
   bfloat16& operator=(float value) {
     bits = bfloat16(value).bits;
     return *this;
@@ -30,11 +31,26 @@ struct bfloat16 {
 
 template <class T>
 struct DTypeOf;
-template <> struct DTypeOf<float> { static constexpr DType value = DType::kF32; };
-template <> struct DTypeOf<bfloat16> { static constexpr DType value = DType::kBF16; };
-template <> struct DTypeOf<int32_t> { static constexpr DType value = DType::kI32; };
-template <> struct DTypeOf<double> { static constexpr DType value = DType::kF64; };
-template <> struct DTypeOf<std::complex<double>> { static constexpr DType value = DType::kC128; };
+template <>
+struct DTypeOf<float> {
+  static constexpr DType value = DType::kF32;
+};
+template <>
+struct DTypeOf<bfloat16> {
+  static constexpr DType value = DType::kBF16;
+};
+template <>
+struct DTypeOf<int32_t> {
+  static constexpr DType value = DType::kI32;
+};
+template <>
+struct DTypeOf<double> {
+  static constexpr DType value = DType::kF64;
+};
+template <>
+struct DTypeOf<std::complex<double>> {
+  static constexpr DType value = DType::kC128;
+};
 
 size_t size_of(DType);
 std::string_view name_of(DType);

@@ -40,8 +40,8 @@ std::string cat(const Args&... args) {
 }
 
 // An invariant at an API edge, always on: throws RunError "FUNCTION: message".
-#define SFFN_CHECK(condition, ...)                                           \
-  do {                                                                       \
+#define SFFN_CHECK(condition, ...)                                                \
+  do {                                                                            \
     if (!(condition)) throw ::sffn::RunError(__func__, ::sffn::cat(__VA_ARGS__)); \
   } while (false)
 

@@ -1,13 +1,14 @@
 #include "core/file.h"
 
-#include <algorithm>
-#include <cerrno>
-#include <cstring>
 #include <fcntl.h>
-#include <filesystem>
 #include <glob.h>
 #include <sys/stat.h>
 #include <unistd.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <cstring>
+#include <filesystem>
 #include <utility>
 
 namespace sffn {
@@ -19,10 +20,14 @@ std::string reason() { return std::strerror(errno); }
 
 int open_flags(File::Mode mode) {
   switch (mode) {
-    case File::Mode::kRead: return O_RDONLY | O_NONBLOCK;  // a FIFO must not block before it is refused
-    case File::Mode::kCreateNew: return O_WRONLY | O_CREAT | O_EXCL;
-    case File::Mode::kTruncate: return O_WRONLY | O_CREAT | O_TRUNC;
-    case File::Mode::kAppend: return O_WRONLY | O_CREAT | O_APPEND;
+    case File::Mode::kRead:
+      return O_RDONLY | O_NONBLOCK;  // a FIFO must not block before it is refused
+    case File::Mode::kCreateNew:
+      return O_WRONLY | O_CREAT | O_EXCL;
+    case File::Mode::kTruncate:
+      return O_WRONLY | O_CREAT | O_TRUNC;
+    case File::Mode::kAppend:
+      return O_WRONLY | O_CREAT | O_APPEND;
   }
   return O_RDONLY;
 }

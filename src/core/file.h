@@ -1,12 +1,12 @@
 // Files with every call checked. Nothing here uses iostreams: they lose write errors.
 #pragma once
+#include "core/error.h"
+
 #include <cstddef>
 #include <cstdint>
 #include <string>
 #include <string_view>
 #include <vector>
-
-#include "core/error.h"
 
 namespace sffn {
 
@@ -28,7 +28,7 @@ class File {
   const std::string& path() const { return path_; }
   int descriptor() const { return descriptor_; }
   uint64_t size() const;
-  void read_exact(void* data, size_t bytes, uint64_t offset) const;  // throws DamagedError on a short file
+  void read_exact(void* data, size_t bytes, uint64_t offset) const;   // throws DamagedError on a short file
   size_t read_some(void* data, size_t bytes, uint64_t offset) const;  // fewer bytes only at the end of the file
   void write(const void* data, size_t bytes);                         // all of them, at the current position
   void write_at(const void* data, size_t bytes, uint64_t offset);
@@ -51,7 +51,7 @@ void write_file_atomically(const std::string& path, std::string_view text);
 bool exists(const std::string& path);
 void make_directories(const std::string& path);  // throws UsageError naming the folder that cannot be made
 void rename_path(const std::string& from, const std::string& to);
-void remove_tree(const std::string& path);       // does not follow links
+void remove_tree(const std::string& path);  // does not follow links
 void sync_directory(const std::string& path);
 std::vector<std::string> list_directory(const std::string& path);  // names, sorted; empty if the folder is absent
 // Paths that match, sorted; a pattern without wildcards matches itself if it exists.

@@ -1,9 +1,9 @@
 #include "core/hash.h"
 
+#include <xxhash.h>
+
 #include <charconv>
 #include <new>
-
-#include <xxhash.h>
 
 namespace sffn {
 

@@ -1,11 +1,11 @@
 #include "core/json.h"
 
+#include <nlohmann/json.hpp>
+
 #include <charconv>
 #include <cmath>
 #include <limits>
 #include <unordered_set>
-
-#include <nlohmann/json.hpp>
 
 namespace sffn {
 namespace {
@@ -21,8 +21,10 @@ T& get_as(V& variant, std::string_view expected, std::string_view actual) {
 std::string line_and_column(std::string_view text, size_t offset) {
   size_t line = 1, column = 1;
   for (size_t i = 0; i < std::min(offset, text.size()); ++i) {
-    if (text[i] == '\n') ++line, column = 1;
-    else ++column;
+    if (text[i] == '\n')
+      ++line, column = 1;
+    else
+      ++column;
   }
   return cat("line ", line, " column ", column);
 }
@@ -131,12 +133,18 @@ void dump_string(std::string_view text, std::string& out) {
       ++i;
       continue;
     }
-    if (c == '"' || c == '\\') (out += '\\') += static_cast<char>(c);
-    else if (c == '\n') out += "\\n";
-    else if (c == '\t') out += "\\t";
-    else if (c == '\r') out += "\\r";
-    else if (c < 0x20 || c == 0x7f) ((out += "\\u00") += kHex[c >> 4]) += kHex[c & 15];
-    else out += text.substr(i, length);
+    if (c == '"' || c == '\\')
+      (out += '\\') += static_cast<char>(c);
+    else if (c == '\n')
+      out += "\\n";
+    else if (c == '\t')
+      out += "\\t";
+    else if (c == '\r')
+      out += "\\r";
+    else if (c < 0x20 || c == 0x7f)
+      ((out += "\\u00") += kHex[c >> 4]) += kHex[c & 15];
+    else
+      out += text.substr(i, length);
     i += length;
   }
   out += '"';
@@ -161,11 +169,16 @@ void new_line(int indent, int depth, std::string& out) {
 }
 
 void dump_value(const Json& json, int indent, int depth, std::string& out) {
-  if (json.is_null()) out += "null";
-  else if (json.is_bool()) out += json.as_bool() ? "true" : "false";
-  else if (json.is_int()) out += std::to_string(json.as_int());
-  else if (json.is_double()) dump_double(json.as_double(), out);
-  else if (json.is_string()) dump_string(json.as_string(), out);
+  if (json.is_null())
+    out += "null";
+  else if (json.is_bool())
+    out += json.as_bool() ? "true" : "false";
+  else if (json.is_int())
+    out += std::to_string(json.as_int());
+  else if (json.is_double())
+    dump_double(json.as_double(), out);
+  else if (json.is_string())
+    dump_string(json.as_string(), out);
   else if (json.is_array()) {
     // Arrays of plain values stay on one line.
     bool nested = false;
@@ -246,7 +259,8 @@ Json parse_json(std::string_view text, const std::string& place, ExitCode code, 
   if (text.size() > limits.bytes) {
     throw Error(code, place, cat("JSON of ", text.size(), " bytes; at most ", limits.bytes));
   }
-  if (text.starts_with("\xef\xbb\xbf")) throw Error(code, place, "starts with a byte order mark; plain UTF-8 is expected");
+  if (text.starts_with("\xef\xbb\xbf"))
+    throw Error(code, place, "starts with a byte order mark; plain UTF-8 is expected");
   // The library takes NUL for the end of the text and would ignore what follows.
   if (const size_t nul = text.find('\0'); nul != std::string_view::npos) {
     throw Error(code, place, cat("not valid JSON at ", line_and_column(text, nul), ": a NUL byte; UTF-8 is expected"));

@@ -2,14 +2,14 @@
 // duplicate keys, trailing text, invalid UTF-8, a byte order mark, NaN and depth beyond a limit are errors that name
 // line and column. Objects keep their order. nlohmann's parser stays inside json.cpp.
 #pragma once
+#include "core/error.h"
+
 #include <cstdint>
 #include <initializer_list>
 #include <string>
 #include <string_view>
 #include <variant>
 #include <vector>
-
-#include "core/error.h"
 
 namespace sffn {
 

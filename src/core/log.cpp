@@ -1,12 +1,12 @@
 #include "core/log.h"
 
-#include <memory>
-#include <mutex>
-#include <vector>
-
 #include <spdlog/sinks/basic_file_sink.h>
 #include <spdlog/sinks/stdout_sinks.h>
 #include <spdlog/spdlog.h>
+
+#include <memory>
+#include <mutex>
+#include <vector>
 
 namespace sffn::log {
 namespace {

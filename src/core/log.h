@@ -1,8 +1,8 @@
 // Console and file log. Lines meant for scripts (reliability: "saved step N", "fresh start", ...) go through here too.
 #pragma once
-#include <string>
-
 #include "core/error.h"
+
+#include <string>
 
 namespace sffn::log {
 
@@ -16,8 +16,17 @@ void info_line(const std::string& text);
 void warn_line(const std::string& text);
 void error_line(const std::string& text);  // "error: TEXT"
 
-template <class... Args> void info(const Args&... args) { info_line(cat(args...)); }
-template <class... Args> void warn(const Args&... args) { warn_line(cat(args...)); }
-template <class... Args> void error(const Args&... args) { error_line(cat(args...)); }
+template <class... Args>
+void info(const Args&... args) {
+  info_line(cat(args...));
+}
+template <class... Args>
+void warn(const Args&... args) {
+  warn_line(cat(args...));
+}
+template <class... Args>
+void error(const Args&... args) {
+  error_line(cat(args...));
+}
 
 }  // namespace sffn::log

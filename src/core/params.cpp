@@ -70,7 +70,8 @@ void ParamStore::allocate(DeviceRuntime& runtime, DType dtype) {
 
 void ParamStore::use_gradients(const Tensor& flat) {
   SFFN_CHECK(flat.numel() == flat_size_ && flat.dtype() == accumulate_type(dtype_), "a gradient buffer of ",
-             flat.numel(), " ", name_of(flat.dtype()), "; expected ", flat_size_, " ", name_of(accumulate_type(dtype_)));
+             flat.numel(), " ", name_of(flat.dtype()), "; expected ", flat_size_, " ",
+             name_of(accumulate_type(dtype_)));
   for (Param& param : params_) {
     param.grad = flat.slice(param.offset, param.count).view(shape_in_memory(param.spec));
   }

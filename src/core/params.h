@@ -2,15 +2,15 @@
 // bf16 buffer, the vectors one fp32 buffer; in other precisions both have the same type. Gradients are one flat buffer
 // of the accumulate type over the same index space, so that the optimizer, the gradient tree and ZeRO-1 see ranges.
 #pragma once
+#include "core/buffer.h"
+#include "core/random.h"
+#include "core/tensor.h"
+
 #include <cstdint>
 #include <deque>
 #include <span>
 #include <string>
 #include <vector>
-
-#include "core/buffer.h"
-#include "core/random.h"
-#include "core/tensor.h"
 
 namespace sffn {
 
@@ -35,10 +35,10 @@ struct ParamSpec {
 
 struct Param {
   ParamSpec spec;
-  Tensor value;         // shape in memory, padded rows included
-  Tensor grad;          // same shape, accumulate type; repointed by ParamStore::use_gradients
-  int64_t offset = 0;   // first element in the flat index space
-  int64_t count = 0;    // elements in memory, padded rows included
+  Tensor value;        // shape in memory, padded rows included
+  Tensor grad;         // same shape, accumulate type; repointed by ParamStore::use_gradients
+  int64_t offset = 0;  // first element in the flat index space
+  int64_t count = 0;   // elements in memory, padded rows included
 };
 
 // A piece of one parameter in the flat index space; at most kChunk elements, never across parameters. Norms are taken
@@ -64,9 +64,9 @@ class ParamStore {
   const std::deque<Param>& all() const { return params_; }
   Param* find(const std::string& name);
   DType dtype() const { return dtype_; }
-  int64_t flat_size() const { return flat_size_; }        // elements, gaps and padding included
-  int64_t matrix_size() const { return matrix_size_; }    // flat indices [0, matrix_size) are matrices
-  int64_t parameter_count() const;                        // as in checkpoints: without padded rows
+  int64_t flat_size() const { return flat_size_; }      // elements, gaps and padding included
+  int64_t matrix_size() const { return matrix_size_; }  // flat indices [0, matrix_size) are matrices
+  int64_t parameter_count() const;                      // as in checkpoints: without padded rows
   Tensor flat_matrices() const { return matrices_.tensor({matrix_size_}, dtype_); }
   Tensor flat_vectors() const { return vectors_.tensor({flat_size_ - matrix_size_}, accumulate_type(dtype_)); }
   const std::vector<ParamChunk>& chunks() const { return chunks_; }  // in flat order

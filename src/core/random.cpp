@@ -1,10 +1,10 @@
 #include "core/random.h"
 
+#include "core/error.h"
+
 #include <bit>
 #include <cmath>
 #include <numbers>
-
-#include "core/error.h"
 
 namespace sffn {
 

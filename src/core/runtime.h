@@ -1,10 +1,10 @@
 // What a device offers: memory and ordered queues. The CPU and meta runtimes live in core; kernels/cuda/runtime.cpp
 // implements the interface for GPUs, and main hands one in. The step and the model never ask which one it is.
 #pragma once
+#include "core/device.h"
+
 #include <cstddef>
 #include <memory>
-
-#include "core/device.h"
 
 namespace sffn {
 

@@ -20,10 +20,18 @@ Tensor Tensor::slice(int64_t first, int64_t count) const {
   const int64_t inner = shape_[0] == 0 ? 0 : numel() / shape_[0];
   Shape part;
   switch (shape_.rank()) {
-    case 1: part = {count}; break;
-    case 2: part = {count, shape_[1]}; break;
-    case 3: part = {count, shape_[1], shape_[2]}; break;
-    default: part = {count, shape_[1], shape_[2], shape_[3]}; break;
+    case 1:
+      part = {count};
+      break;
+    case 2:
+      part = {count, shape_[1]};
+      break;
+    case 3:
+      part = {count, shape_[1], shape_[2]};
+      break;
+    default:
+      part = {count, shape_[1], shape_[2], shape_[3]};
+      break;
   }
   return Tensor(data_ + first * inner * static_cast<int64_t>(size_of(dtype_)), part, dtype_, device_);
 }

@@ -1,11 +1,11 @@
 #pragma once
-#include <cstddef>
-#include <cstdint>
-
 #include "core/device.h"
 #include "core/dtype.h"
 #include "core/error.h"
 #include "core/shape.h"
+
+#include <cstddef>
+#include <cstdint>
 
 namespace sffn {
 
@@ -31,7 +31,8 @@ class Tensor {
   template <class T>
   T* data() const {
     SFFN_CHECK(defined_, "an absent tensor was read");
-    SFFN_CHECK(dtype_ == DTypeOf<T>::value, "a tensor of ", name_of(dtype_), " was read as ", name_of(DTypeOf<T>::value));
+    SFFN_CHECK(dtype_ == DTypeOf<T>::value, "a tensor of ", name_of(dtype_), " was read as ",
+               name_of(DTypeOf<T>::value));
     return reinterpret_cast<T*>(data_);
   }
   // As data(), but nullptr when the tensor is absent.
@@ -40,8 +41,8 @@ class Tensor {
     return defined_ ? data<T>() : nullptr;
   }
 
-  Tensor view(Shape) const;                           // same bytes, other shape, same count
-  Tensor slice(int64_t first, int64_t count) const;   // rows [first, first + count) of the outermost dimension
+  Tensor view(Shape) const;                          // same bytes, other shape, same count
+  Tensor slice(int64_t first, int64_t count) const;  // rows [first, first + count) of the outermost dimension
 
  private:
   std::byte* data_ = nullptr;

@@ -49,8 +49,8 @@ class Transformer {
   LossSum evaluate(Context& ctx, const Batch& batch, std::vector<float>* token_nll = nullptr,
                    Inspection* inspection = nullptr);
   // Logits of the last position of each sequence [B, V] after `tokens` [B, n], which follow those in the cache and join
-  // them: a prompt first, then one token at a time. Arenas that serve evaluate() for B sequences of n tokens serve this. Throws RunError when the cache, or the
-  // table of positions, has no room for n more.
+  // them: a prompt first, then one token at a time. Arenas that serve evaluate() for B sequences of n tokens serve
+  // this. Throws RunError when the cache, or the table of positions, has no room for n more.
   std::vector<float> decode(Context& ctx, KeyValueCache& cache, const std::vector<int32_t>& tokens);
 
  private:

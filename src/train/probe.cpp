@@ -18,8 +18,8 @@ Batch read_rows(const ProbeOptions& options, const ModelConfig& model) {
   const File file = File::open(options.tokens, File::Mode::kRead, ExitCode::kUsage);
   const int64_t ids = static_cast<int64_t>(file.size() / 4), width = ids / options.batch;
   if (file.size() % 4 != 0 || ids % options.batch != 0 || width < 2 || width - 1 > model.context) {
-    throw UsageError(options.tokens, cat("is ", file.size(), " bytes; ", options.batch, " rows of T + 1 int32 ids, T from 1 to ",
-                                         model.context, ", are expected"));
+    throw UsageError(options.tokens, cat("is ", file.size(), " bytes; ", options.batch,
+                                         " rows of T + 1 int32 ids, T from 1 to ", model.context, ", are expected"));
   }
   std::vector<int32_t> all(ids);
   file.read_exact(all.data(), all.size() * 4, 0);
@@ -31,7 +31,8 @@ Batch read_rows(const ProbeOptions& options, const ModelConfig& model) {
   }
   for (int64_t i = 0; i < ids; ++i) {
     if (all[i] < 0 || all[i] >= model.vocab_size) {
-      throw DamagedError(options.tokens, cat("offset ", 4 * i, ": the id ", all[i], "; ids are from 0 to ", model.vocab_size - 1));
+      throw DamagedError(options.tokens,
+                         cat("offset ", 4 * i, ": the id ", all[i], "; ids are from 0 to ", model.vocab_size - 1));
     }
   }
   return batch;
@@ -95,7 +96,8 @@ void probe(const Config& config, const std::optional<FoundCheckpoint>& from, con
   const DType accumulate = accumulate_type(params.dtype());
   const Buffer gradients(cpu_runtime(), {params.flat_size()}, accumulate);
   params.use_gradients(gradients.tensor({params.flat_size()}, accumulate));
-  Context ctx{stream, saved, scratch, {alone.get(), alone.get(), alone.get()}, config.train.seed, 1, 0, options.training};
+  Context ctx{stream, saved, scratch,         {alone.get(), alone.get(), alone.get()}, config.train.seed,
+              1,      0,     options.training};
   Inspection inspection;
   inspection.logits = inspection.hidden = true;
   const double scale = 1.0 / static_cast<double>(batch.batch * batch.time);

@@ -1,9 +1,9 @@
 // The state of a run as named pieces, for checkpoints.
 #pragma once
-#include <vector>
-
 #include "train/checkpoint/checkpoint.h"
 #include "train/engine.h"
+
+#include <vector>
 
 namespace sffn {
 

@@ -1,6 +1,6 @@
-#include "support/catch.h"
-
 #include "core/json.h"
+
+#include "support/catch.h"
 
 using namespace sffn;
 
@@ -48,7 +48,8 @@ TEST_CASE("a syntax error names line and column", "[json]") {
 
 // Kills: losing digits, order or escapes on the way out.
 TEST_CASE("a dumped value parses back to itself", "[json]") {
-  const Json value = parse(R"({"z": [1, -2, 0.1, 1e300], "a": {"q": "\u0001\n\"\\é", "t": true, "n": null}, "e": {}, "l": []})");
+  const Json value =
+      parse(R"({"z": [1, -2, 0.1, 1e300], "a": {"q": "\u0001\n\"\\é", "t": true, "n": null}, "e": {}, "l": []})");
   CHECK(parse(value.dump()) == value);
   CHECK(parse(value.dump(2)) == value);
   CHECK(Json(2.0).dump() == "2.0");

@@ -1,8 +1,8 @@
 // Whole models against files that scripts/make_golden.py wrote with PyTorch in float64.
-#include "support/paths.h"
 #include "config/config.h"
 #include "core/safetensors.h"
 #include "model/model_run.h"
+#include "support/paths.h"
 
 #include <filesystem>
 

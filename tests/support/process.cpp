@@ -1,5 +1,6 @@
-#include "support/paths.h"
 #include "support/process.h"
+
+#include "support/paths.h"
 
 #include <fcntl.h>
 #include <poll.h>

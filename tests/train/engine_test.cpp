@@ -53,7 +53,8 @@ struct Outcome {
 
 Outcome run(const Config& config, Communicator& data, int64_t steps = 3) {
   const auto alone = make_self_communicator();
-  Engine engine(config, {&data, &data, alone.get()}, cpu_runtime(), Engine::measure(config, data.rank(), data.size()).arenas);
+  Engine engine(config, {&data, &data, alone.get()}, cpu_runtime(),
+                Engine::measure(config, data.rank(), data.size()).arenas);
   engine.initialise();
   Outcome outcome;
   for (int64_t step = 1; step <= steps; ++step) {
