@@ -42,7 +42,7 @@ void Arena::release(Mark mark) {
 
 void Arena::poison() {
   SFFN_CHECK(device_.kind == Device::Kind::kCpu, "only CPU memory can be poisoned");
-  std::memset(static_cast<std::byte*>(buffer_.data()) + used_, 0xff, capacity_ - used_);
+  if (capacity_ > used_) std::memset(static_cast<std::byte*>(buffer_.data()) + used_, 0xff, capacity_ - used_);
 }
 
 }  // namespace sffn
