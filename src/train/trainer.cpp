@@ -130,7 +130,7 @@ void Run::open_data() {
   fault_point("data_open", -1);
   together(world_, [&] {
     data_ = std::make_unique<BatchSource>(open_training_data(config_));
-    config_.model.vocab_size = data_->vocab_size();
+    if (config_.model.vocab_size == 0) config_.model.vocab_size = data_->vocab_size();
     validation_ = open_validation_data(config_);
   });
 }
@@ -329,13 +329,13 @@ RunEnd Run::train() {
   if (world_.rank() == 0) log::also_to_file(path("log.txt"));
   log::info("configuration: ", to_json(config_).dump(2));
   build();
-  make_hooks();
   CheckpointWriterOptions options;
   options.keep = config_.checkpoint.keep;
   options.keep_every = config_.checkpoint.keep_every;
   options.failure_limit = static_cast<int>(config_.checkpoint.max_failures);
   options.progress = [this, blocks = int64_t{0}]() mutable { beat_({step_, "save", ++blocks}); };
   writer_ = std::make_unique<CheckpointWriter>(world_, options_.run, options, resume_);
+  make_hooks();  // after the old metrics of a run that starts anew were moved
   try {
     return run_steps();
   } catch (const Error& e) {
