@@ -12,10 +12,6 @@
 
 namespace sffn::test {
 
-using testing::read_text;
-using testing::TempFolder;
-using testing::write_text;
-
 inline void flip_bit(const std::string& path, size_t offset) {
   std::string text = read_text(path);
   text.at(offset) = static_cast<char>(text[offset] ^ 1);
