@@ -2,6 +2,7 @@
 // runs; contract counts the FLOPs there.
 #pragma once
 #include "core/stream.h"
+#include "kernels/routing.h"
 #include "kernels/types.h"
 
 #include <utility>
@@ -59,6 +60,34 @@ SFFN_OP(attention_cached)
 SFFN_OP(cross_entropy)
 SFFN_OP(dropout)
 SFFN_OP(adamw)
+SFFN_OP(block_aggregate_forward)
+SFFN_OP(block_aggregate_backward)
+SFFN_OP(block_scores_forward)
+SFFN_OP(block_scores_backward)
+SFFN_OP(top_b)
+SFFN_OP(count_blocks)
+SFFN_OP(accumulate_counts)
+SFFN_OP(limit_capacity)
+SFFN_OP(exclusive_scan)
+SFFN_OP(sort_by_block)
+SFFN_OP(gate_forward)
+SFFN_OP(gate_backward)
+SFFN_OP(softmax_rows_forward)
+SFFN_OP(softmax_rows_backward)
+SFFN_OP(group_sum)
+SFFN_OP(mean_square)
+SFFN_OP(block_weight_sums)
+SFFN_OP(add_block_values)
+SFFN_OP(balance_loss)
+SFFN_OP(update_balance_bias)
+SFFN_OP(block_project)
+SFFN_OP(block_combine)
+SFFN_OP(block_weight_gradient)
+SFFN_OP(block_bias_gradient)
+SFFN_OP(weigh_backward)
+SFFN_OP(gather_cells)
+SFFN_OP(scatter_cells)
+SFFN_OP(permute_rows)
 
 #undef SFFN_OP
 

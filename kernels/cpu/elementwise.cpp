@@ -31,8 +31,8 @@ void convert(To* y, const From* x, int64_t count) {
   }
 }
 
-template <class T>
-void add_range(T* y, const T* x, int64_t count) {
+template <class To, class From>
+void add_range(To* y, const From* x, int64_t count) {
 #pragma omp simd
   for (int64_t i = 0; i < count; ++i) y[i] = static_cast<float>(y[i]) + static_cast<float>(x[i]);
 }
@@ -89,13 +89,20 @@ void copy(Stream&, Tensor y, const Tensor& x) {
 }
 
 void add(Stream&, Tensor y, const Tensor& x) {
-  with_float_type(x.dtype(), [&](auto zero) {
-    using T = decltype(zero);
-    parallel_chunks(x.numel(), kGrain, [y = y.data<T>(), x = x.data<T>()](int64_t first, int64_t last) {
-      if constexpr (kIsReference<T>) {
-        ref::add(y + first, x + first, last - first);
+  with_float_type(y.dtype(), [&](auto to) {
+    with_float_type(x.dtype(), [&](auto from) {
+      using To = decltype(to);
+      using From = decltype(from);
+      if constexpr (std::is_same_v<To, From> || (!kIsReference<To> && !kIsReference<From>)) {
+        parallel_chunks(x.numel(), kGrain, [y = y.data<To>(), x = x.data<From>()](int64_t first, int64_t last) {
+          if constexpr (kIsReference<To>) {
+            ref::add(y + first, x + first, last - first);
+          } else {
+            add_range(y + first, x + first, last - first);
+          }
+        });
       } else {
-        add_range(y + first, x + first, last - first);
+        throw RunError("add", cat(name_of(x.dtype()), " cannot be added to ", name_of(y.dtype())));
       }
     });
   });

@@ -30,8 +30,8 @@ TEST_CASE("a broken contract names op, tensor, what was found and what was expec
     return outline({rows, columns}, dtype);
   };
   CHECK(message_of([&] { ops::add(s, x(2, 3), x(3, 2)); }) ==
-        "add: y is f32 [2, 3] on cpu; expected f32 [3, 2] on cpu");
-  CHECK(message_of([&] { ops::add(s, Tensor(), x(3, 2)); }) == "add: y is absent; expected f32 [3, 2] on cpu");
+        "add: y is f32 [2, 3] on cpu; expected the shape of x, [3, 2]");
+  CHECK(message_of([&] { ops::add(s, Tensor(), x(3, 2)); }) == "add: y is absent; expected a floating dtype on cpu");
   CHECK(message_of([&] { ops::copy(s, x(2, 3), x(2, 2, DType::kBF16)); }) ==
         "copy: y is f32 [2, 3] on cpu; expected 4 elements, as x [2, 2] has");
   CHECK(message_of([&] {

@@ -1,0 +1,67 @@
+// What one call of one op demands of its arguments. An error reads "OP: TENSOR is FOUND; expected EXPECTED".
+#pragma once
+#include "core/stream.h"
+#include "kernels/types.h"
+
+#include <string>
+#include <utility>
+
+namespace sffn::contract {
+
+inline std::string describe(const Tensor& tensor) {
+  if (!tensor.defined()) return "absent";
+  return cat(name_of(tensor.dtype()), " ", tensor.shape().str(), " on ", tensor.device().str());
+}
+
+inline bool is_floating(DType dtype) { return dtype != DType::kI32; }
+
+class Call {
+ public:
+  Call(const Stream& stream, const char* op) : op_(op), device_(stream.device()) {}
+
+  [[noreturn]] void refuse(const char* name, const Tensor& found, const std::string& expected) const {
+    throw RunError(op_, cat(name, " is ", describe(found), "; expected ", expected));
+  }
+  template <class... Args>
+  void require(bool condition, const Args&... message) const {
+    if (!condition) throw RunError(op_, cat(message...));
+  }
+
+  // Present, on the stream's device, exactly this dtype and shape.
+  void exact(const char* name, const Tensor& t, DType dtype, const Shape& shape) const {
+    if (!t.defined() || t.device() != device_ || t.dtype() != dtype || t.shape() != shape) {
+      refuse(name, t, cat(name_of(dtype), " ", shape.str(), " on ", device_.str()));
+    }
+  }
+  void exact_or_absent(const char* name, const Tensor& t, DType dtype, const Shape& shape) const {
+    if (t.defined()) exact(name, t, dtype, shape);
+  }
+  void same(const char* name, const Tensor& t, const Tensor& like) const { exact(name, t, like.dtype(), like.shape()); }
+  void here(const char* name, const Tensor& t) const {
+    if (!t.defined() || t.device() != device_) refuse(name, t, "a tensor on " + device_.str());
+  }
+  void floating(const char* name, const Tensor& t) const {
+    if (!t.defined() || t.device() != device_ || !is_floating(t.dtype())) {
+      refuse(name, t, "a floating dtype on " + device_.str());
+    }
+  }
+  // A floating matrix: its rows and columns.
+  std::pair<int64_t, int64_t> matrix(const char* name, const Tensor& t) const {
+    floating(name, t);
+    if (t.shape().rank() != 2) refuse(name, t, "two dimensions");
+    return {t.shape()[0], t.shape()[1]};
+  }
+  int64_t rows(const char* name, const Tensor& t) const { return matrix(name, t).first; }
+  int64_t columns(const char* name, const Tensor& t) const { return matrix(name, t).second; }
+  void dropout(const Dropout& dropout) const {
+    require(dropout.probability >= 0 && dropout.probability < 1, "dropout probability is ", dropout.probability,
+            "; expected [0, 1)");
+    require(dropout.first_index >= 0, "dropout first_index is ", dropout.first_index, "; expected at least 0");
+  }
+
+ private:
+  const char* op_;
+  Device device_;
+};
+
+}  // namespace sffn::contract
