@@ -45,6 +45,12 @@ class Call {
       refuse(name, t, "a floating dtype on " + device_.str());
     }
   }
+  // f32, f64 or c128: what is never stored in bf16.
+  void accumulator(const char* name, const Tensor& t) const {
+    if (!t.defined() || t.device() != device_ || !is_floating(t.dtype()) || t.dtype() == DType::kBF16) {
+      refuse(name, t, "f32, f64 or c128 on " + device_.str());
+    }
+  }
   // A floating matrix: its rows and columns.
   std::pair<int64_t, int64_t> matrix(const char* name, const Tensor& t) const {
     floating(name, t);

@@ -32,4 +32,21 @@ void with_float_type(DType dtype, F&& f) {
   throw RunError("with_float_type", "a floating dtype is needed, not i32");
 }
 
+// f(T{}) for the type of an "acc" tensor: float, double or std::complex<double>.
+template <class F>
+void with_accumulate_type(DType dtype, F&& f) {
+  switch (dtype) {
+    case DType::kF32:
+      return f(float{});
+    case DType::kF64:
+      return f(double{});
+    case DType::kC128:
+      return f(std::complex<double>{});
+    case DType::kBF16:
+    case DType::kI32:
+      break;
+  }
+  throw RunError("with_accumulate_type", cat("f32, f64 or c128 is needed, not ", name_of(dtype)));
+}
+
 }  // namespace sffn::cpu
