@@ -1,6 +1,7 @@
 // What one call of one op demands of its arguments. An error reads "OP: TENSOR is FOUND; expected EXPECTED".
 #pragma once
 #include "core/stream.h"
+#include "kernels/routing.h"
 #include "kernels/types.h"
 
 #include <string>
@@ -63,6 +64,14 @@ class Call {
     require(dropout.probability >= 0 && dropout.probability < 1, "dropout probability is ", dropout.probability,
             "; expected [0, 1)");
     require(dropout.first_index >= 0, "dropout first_index is ", dropout.first_index, "; expected at least 0");
+  }
+  // The routing of N tokens: its sizes, and its tensors of these sizes.
+  void routing(const BlockRouting& r, int64_t N) const {
+    require(r.blocks >= 1 && r.per_token >= 1 && r.chunk >= 1, "routing has ", r.blocks, " blocks, ", r.per_token,
+            " a token, chunks of ", r.chunk, " tokens; expected at least 1 of each");
+    exact("routing.order", r.order, DType::kI32, {N * r.per_token});
+    exact("routing.inverse", r.inverse, DType::kI32, {N * r.per_token});
+    exact("routing.offsets", r.offsets, DType::kI32, {(N + r.chunk - 1) / r.chunk * r.blocks + 1});
   }
 
  private:
