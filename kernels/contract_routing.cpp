@@ -33,6 +33,16 @@ void check_groups(const Call& call, int64_t N, int64_t groups) {
   call.require(groups >= 1 && N % groups == 0, N, " tokens in ", groups, " groups; expected a divisor");
 }
 
+void check_block_scores(const Call& call, const char* name, const Tensor& scores, const Tensor& cells,
+                        BlockAggregate aggregate) {
+  const auto [N, M] = scores_of(call, "cells", cells);
+  const int64_t B = call.columns(name, scores);
+  call.exact(name, scores, cells.dtype(), {N, B});
+  cells_per_block(call, M, B);
+  call.require(aggregate <= BlockAggregate::kMeanAbs,
+               "the aggregate is one of keys; expected mean, min, max or mean_abs");
+}
+
 }  // namespace
 
 void block_aggregate_forward(Stream& stream, Tensor out, const Tensor& keys, const Tensor& values,
@@ -59,6 +69,18 @@ void block_aggregate_backward(Stream& stream, Tensor dkeys, const Tensor& dout, 
   cells_per_block(call, M, B);
 }
 
+void block_scores_forward(Stream& stream, Tensor scores, const Tensor& cells, BlockAggregate aggregate) {
+  const Call call(stream, __func__);
+  check_block_scores(call, "scores", scores, cells, aggregate);
+}
+
+void block_scores_backward(Stream& stream, Tensor dcells, const Tensor& dscores, const Tensor& cells,
+                           BlockAggregate aggregate) {
+  const Call call(stream, __func__);
+  check_block_scores(call, "dscores", dscores, cells, aggregate);
+  call.same("dcells", dcells, cells);
+}
+
 void top_b(Stream& stream, Tensor blocks, Tensor nans, const Tensor& scores, const Tensor& bias) {
   const Call call(stream, __func__);
   const auto [N, B] = scores_of(call, "scores", scores);
@@ -82,6 +104,17 @@ void accumulate_counts(Stream& stream, Tensor total, const Tensor& counts) {
   call.here("counts", counts);
   if (counts.dtype() != DType::kI32 || counts.shape().rank() != 2) call.refuse("counts", counts, "i32 [S, B]");
   call.exact("total", total, DType::kF64, {counts.shape()[1]});
+}
+
+void limit_capacity(Stream& stream, Tensor blocks, Tensor dropped, const Tensor& taken, int64_t groups,
+                    int64_t block_count, int64_t capacity) {
+  const Call call(stream, __func__);
+  const int64_t N = choices_of(call, blocks).first;
+  check_groups(call, N, groups);
+  call.require(block_count >= 1 && capacity >= 0, "block_count is ", block_count, " and capacity ", capacity,
+               "; expected at least 1 and 0");
+  call.exact_or_absent("dropped", dropped, DType::kF64, {1});
+  call.exact_or_absent("taken", taken, DType::kI32, {groups, block_count});
 }
 
 void exclusive_scan(Stream& stream, Tensor offsets, const Tensor& counts) {

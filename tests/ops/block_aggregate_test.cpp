@@ -62,6 +62,47 @@ std::vector<double> aggregate_of(BlockAggregate aggregate, int64_t B, int64_t G,
   return out.values();
 }
 
+// v·σ₁/√G of A [G,D] by one-sided Jacobi: columns are turned in pairs until all are orthogonal; the longest is σ₁u.
+std::vector<double> dominant_component(std::vector<double> A, int64_t G, int64_t D) {
+  const std::vector<double> block = A;
+  std::vector<double> V(static_cast<size_t>(D * D));
+  for (int64_t d = 0; d < D; ++d) V[d * D + d] = 1;
+  const auto column_dot = [&](int64_t p, int64_t q) {
+    double total = 0;
+    for (int64_t j = 0; j < G; ++j) total += A[j * D + p] * A[j * D + q];
+    return total;
+  };
+  const auto turn = [D](std::vector<double>& X, int64_t rows, int64_t p, int64_t q, double c, double s) {
+    for (int64_t r = 0; r < rows; ++r) {
+      const double x = X[r * D + p], y = X[r * D + q];
+      X[r * D + p] = c * x - s * y;
+      X[r * D + q] = s * x + c * y;
+    }
+  };
+  for (int sweep = 0; sweep < 40; ++sweep) {
+    for (int64_t p = 0; p < D; ++p) {
+      for (int64_t q = p + 1; q < D; ++q) {
+        const double cross = column_dot(p, q);
+        if (std::abs(cross) < 1e-18) continue;
+        const double angle = 0.5 * std::atan2(2 * cross, column_dot(q, q) - column_dot(p, p));
+        turn(A, G, p, q, std::cos(angle), std::sin(angle));
+        turn(V, D, p, q, std::cos(angle), std::sin(angle));
+      }
+    }
+  }
+  int64_t best = 0;
+  for (int64_t d = 1; d < D; ++d) best = column_dot(d, d) > column_dot(best, best) ? d : best;
+  const double scale = std::sqrt(column_dot(best, best) / static_cast<double>(G));
+  std::vector<double> out(static_cast<size_t>(D));
+  double with_mean = 0;
+  for (int64_t d = 0; d < D; ++d) {
+    out[d] = scale * V[d * D + best];
+    for (int64_t j = 0; j < G; ++j) with_mean += out[d] * block[j * D + d];
+  }
+  for (double& x : out) x = with_mean < 0 ? -x : x;
+  return out;
+}
+
 }  // namespace
 
 // Kills: the wrong aggregate under a name, a block that reads its neighbour's keys.
@@ -124,6 +165,38 @@ TEST_CASE("aggregates of f32 and bf16 keys are those of double", "[ops][aggregat
   }
 }
 
+// Kills: an iteration that stops early or at another component, σ₁ without √G, a singular vector of the centred block,
+// a wrong sign, the Gram matrix of the longer side.
+TEST_CASE("the first principal component is that of an independent decomposition", "[ops][aggregate]") {
+  const DType dtype = GENERATE(DType::kF64, DType::kF32, DType::kBF16);
+  for (const auto& [G, D] : std::vector<std::pair<int64_t, int64_t>>{
+           {1, 5}, {2, 2}, {5, 3}, {8, 40}, {40, 8}, {31, 33}, {33, 31}, {64, 100}, {127, 1}}) {
+    const HostTensor keys(dtype, {G, D}, random_values(static_cast<size_t>(G * D), 5));
+    HostTensor out(accumulate_type(dtype), {1, D});
+    Stream stream(cpu_runtime());
+    ops::block_aggregate_forward(stream, out, keys, Tensor(), BlockAggregate::kFirstPc);
+    const auto expected = dominant_component(keys.values(), G, D);
+    INFO("G = " << G << ", D = " << D);
+    check_close(out.values(), expected, dtype == DType::kF64 ? 1e-9 : 1e-6);
+  }
+}
+
+// Kills: a start vector that the answer is orthogonal to, a relative test that divides by zero, scales out of range.
+TEST_CASE("the first principal component of special blocks is known", "[ops][aggregate]") {
+  const auto pc = [](int64_t G, const std::vector<double>& keys) {
+    return aggregate_of(BlockAggregate::kFirstPc, 1, G, keys, {}, DType::kF64);
+  };
+  CHECK(pc(3, std::vector<double>(6, 0)) == std::vector<double>{0, 0});
+  check_close(pc(2, {3, 4, 3, 4}), {3, 4}, 1e-12);     // equal keys: their mean
+  check_close(pc(2, {3, -4, -3, 4}), {-3, 4}, 1e-12);  // mean 0: the largest element is positive
+  check_close(pc(2, {-3, -4, -1e-9, 0}), {-3 / std::sqrt(2), -4 / std::sqrt(2)}, 1e-8);
+  const auto tiny = pc(2, {3e-20, 4e-20, 3e-20, 4e-20});
+  check_close({tiny[0] * 1e20, tiny[1] * 1e20}, {3, 4}, 1e-12);
+  // Two equal singular values leave the direction open, not the length: σ₁/√G.
+  const auto open = pc(2, {2, 0, 0, 2});
+  check_close({std::hypot(open[0], open[1])}, {std::sqrt(2)}, 1e-12);
+}
+
 // Kills: minimum and maximum that lose NaN; a mean that does.
 TEST_CASE("a NaN among the keys reaches the aggregate", "[ops][aggregate]") {
   const DType dtype = GENERATE(DType::kF32, DType::kBF16, DType::kF64);
@@ -152,4 +225,32 @@ TEST_CASE("aggregates give the same bits for any number of threads", "[ops][aggr
       return std::pair(c.out.bytes(), c.dkeys.bytes());
     });
   }
+}
+
+// Kills: a check forgotten for one argument.
+TEST_CASE("block aggregates refuse tensors that do not fit", "[ops][aggregate][contract]") {
+  Stream s(cpu_runtime());
+  const auto outline = [](Shape shape, DType dtype = DType::kF32) {
+    return Tensor(nullptr, shape, dtype, Device::cpu());
+  };
+  const Tensor keys = outline({12, 5}, DType::kBF16), out = outline({3, 5}), none;
+  const auto refused = [](const std::string& start, auto&& run) {
+    const std::string error = error_of(run).what;
+    INFO(start << " | " << error);
+    CHECK(error.rfind(start, 0) == 0);
+  };
+  const auto forward = [&](Tensor out, Tensor keys, Tensor values, BlockAggregate aggregate) {
+    return [=, &s] { ops::block_aggregate_forward(s, out, keys, values, aggregate); };
+  };
+  refused("block_aggregate_forward: out ", forward(outline({3, 5}, DType::kBF16), keys, none, BlockAggregate::kMean));
+  refused("block_aggregate_forward: out ", forward(outline({3, 4}), keys, none, BlockAggregate::kMean));
+  refused("block_aggregate_forward: 12 cells in 5 blocks", forward(outline({5, 5}), keys, none, BlockAggregate::kMean));
+  refused("block_aggregate_forward: keys ", forward(out, outline({12}), none, BlockAggregate::kMean));
+  refused("block_aggregate_forward: values ", forward(out, keys, keys, BlockAggregate::kMean));
+  refused("block_aggregate_forward: values ", forward(out, keys, none, BlockAggregate::kValueWeighted));
+  refused("block_aggregate_backward: dkeys ",
+          [&] { ops::block_aggregate_backward(s, keys, out, keys, BlockAggregate::kMean); });
+  refused("block_aggregate_backward: dout ", [&] {
+    ops::block_aggregate_backward(s, outline({12, 5}), keys, keys, BlockAggregate::kMean);
+  });
 }

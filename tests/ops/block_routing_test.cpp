@@ -147,10 +147,51 @@ TEST_CASE("counts of all groups are added to the totals in double", "[ops][routi
   CHECK(sums[1] == 14);
 }
 
+// Kills: later choices kept and earlier ones dropped, a capacity of all groups together, a dropped choice that takes a
+// place, a count that overwrites.
+TEST_CASE("a block keeps the first choices of each group up to its capacity", "[ops][routing]") {
+  Stream stream(cpu_runtime());
+  HostTensor dropped(DType::kF64, {1}, {10});
+  std::vector<int32_t> blocks = {0, 1, -1, 1, 0, 1, 1, 0, 1, 1, 0, 1}, taken = {0, 1, 2, 0};
+  ops::limit_capacity(stream, ints(blocks, {6, 2}), dropped, Tensor(), 2, 2, 2);
+  CHECK(blocks == std::vector<int32_t>{0, 1, -1, 1, 0, -1, 1, 0, 1, -1, 0, -1});
+  CHECK(dropped.values()[0] == 13);
+  blocks = {0, 1, -1, 1, 0, 1, 1, 0, 1, 1, 0, 1};
+  ops::limit_capacity(stream, ints(blocks, {6, 2}), Tensor(), ints(taken, {2, 2}), 2, 2, 2);
+  CHECK(blocks == std::vector<int32_t>{0, 1, -1, -1, 0, -1, 1, -1, 1, -1, -1, -1});
+  ops::limit_capacity(stream, ints(blocks, {6, 2}), dropped, Tensor(), 1, 2, 0);
+  CHECK(blocks == std::vector<int32_t>(12, -1));
+  CHECK(dropped.values()[0] == 18);
+}
+
+// Kills: places of a tile that are counted from 0, groups that share their places.
+TEST_CASE("a capacity drops what the plain loop drops, on any number of threads", "[ops][routing]") {
+  for (const auto& [N, b, B, groups, capacity] : std::vector<std::array<int64_t, 5>>{
+           {1, 1, 1, 1, 0}, {31, 1, 33, 1, 1}, {33, 3, 31, 3, 2}, {127, 2, 7, 1, 20}, {60'000, 3, 16, 2, 4000}}) {
+    const auto choices = drawn_choices(N, b, B, true);
+    auto taken = drawn_choices(groups, B, 3, false), plain = choices;
+    const int64_t late = ref::limit_capacity(plain.data(), taken.data(), groups, B, N, b, capacity);
+    check_same_on_any_threads([&, N = N, b = b, B = B, groups = groups, capacity = capacity] {
+      auto blocks = choices;
+      HostTensor dropped(DType::kF64, {1}, {0});
+      Stream stream(cpu_runtime());
+      ops::limit_capacity(stream, ints(blocks, {N, b}), dropped, ints(taken, {groups, B}), groups, B, capacity);
+      CHECK(blocks == plain);
+      CHECK(dropped.values()[0] == static_cast<double>(late));
+      return blocks;
+    });
+  }
+}
+
 // Kills: an id that writes outside, an error without its place.
 TEST_CASE("an id that is no block is an error that names the choice", "[ops][routing]") {
   for (const int32_t bad : {3, -2}) {
     Routed r({2, 0, 2, 1, 0, bad, -1, 5}, 4, 2, 3, 1);
+    CHECK(error_of([&] {
+            Stream stream(cpu_runtime());
+            auto blocks = r.blocks;
+            ops::limit_capacity(stream, ints(blocks, {4, 2}), Tensor(), Tensor(), 1, 3, 1);
+          }).says("limit_capacity: blocks[2, 1] is "));
     const std::string where = cat("blocks[2, 1] is ", bad, "; expected -1 to 2");
     CHECK(error_of([&] { r.count_and_scan(); }).what == "count_blocks: " + where);
     r.offsets = {0, 1, 2, 4};
@@ -193,6 +234,14 @@ TEST_CASE("the routing ops refuse tensors that do not fit", "[ops][routing][cont
   refused("count_blocks: 4 tokens in 3 groups", [&] { ops::count_blocks(s, ids({3, 3}), blocks); });
   refused("accumulate_counts: total ", [&] { ops::accumulate_counts(s, real({3}), ids({1, 3})); });
   refused("accumulate_counts: counts ", [&] { ops::accumulate_counts(s, real({3}, DType::kF64), ids({3})); });
+  const auto limit = [&](Tensor choices, Tensor dropped, Tensor taken, int64_t groups, int64_t capacity) {
+    return [=, &s] { ops::limit_capacity(s, choices, dropped, taken, groups, 3, capacity); };
+  };
+  refused("limit_capacity: blocks ", limit(ids({8}), Tensor(), Tensor(), 1, 1));
+  refused("limit_capacity: dropped ", limit(blocks, real({1}), Tensor(), 1, 1));
+  refused("limit_capacity: taken ", limit(blocks, Tensor(), ids({1, 3}), 2, 1));
+  refused("limit_capacity: 4 tokens in 3 groups", limit(blocks, Tensor(), Tensor(), 3, 1));
+  refused("limit_capacity: block_count is 3 and capacity -1", limit(blocks, Tensor(), Tensor(), 1, -1));
   refused("exclusive_scan: offsets ", [&] { ops::exclusive_scan(s, ids({3}), ids({3})); });
   refused("exclusive_scan: counts ", [&] { ops::exclusive_scan(s, ids({4}), real({3})); });
   const auto sort = [&](Tensor order, Tensor inverse, Tensor offsets, int64_t B, int64_t b, int64_t chunk) {
