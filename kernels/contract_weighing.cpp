@@ -1,4 +1,4 @@
-// The checks of the ops that weigh chosen blocks and balance them.
+// The checks of the ops that weigh chosen blocks and balance the choices.
 #include "kernels/contract_call.h"
 #include "kernels/ops.h"
 
@@ -29,6 +29,10 @@ void check_groups(const Call& call, int64_t groups, int64_t rows) {
 
 void check_finite(const Call& call, const char* name, double value) {
   call.require(std::isfinite(value), name, " is ", value, "; expected a finite number");
+}
+
+void check_first_index(const Call& call, int64_t first_index) {
+  call.require(first_index >= 0, "first_index is ", first_index, "; expected at least 0");
 }
 
 }  // namespace
@@ -124,6 +128,62 @@ void update_balance_bias(Stream& stream, Tensor bias, const Tensor& load, double
   if (bias.shape().rank() != 1 || bias.numel() < 1) call.refuse("bias", bias, "one dimension of at least 1");
   call.exact("load", load, DType::kF64, bias.shape());
   check_finite(call, "rate", rate);
+}
+
+void noisy_scores_forward(Stream& stream, Tensor noisy, const Tensor& logits, const Tensor& spread, RandomKey,
+                          int64_t first_index) {
+  const Call call(stream, __func__);
+  scores_matrix(call, "logits", logits);
+  call.same("noisy", noisy, logits);
+  call.same("spread", spread, logits);
+  check_first_index(call, first_index);
+}
+
+void noisy_scores_backward(Stream& stream, Tensor dlogits, Tensor dspread, const Tensor& dnoisy, const Tensor& spread,
+                           RandomKey, int64_t first_index) {
+  const Call call(stream, __func__);
+  scores_matrix(call, "dnoisy", dnoisy);
+  call.same("dlogits", dlogits, dnoisy);
+  call.same("dspread", dspread, dnoisy);
+  call.same("spread", spread, dnoisy);
+  check_first_index(call, first_index);
+}
+
+void jitter(Stream& stream, Tensor x, double eps, RandomKey, int64_t first_index) {
+  const Call call(stream, __func__);
+  call.floating("x", x);
+  call.require(eps >= 0 && eps < 1, "eps is ", eps, "; expected [0, 1)");
+  check_first_index(call, first_index);
+}
+
+void mask_scores(Stream& stream, Tensor scores, double value, const Dropout& dropout) {
+  const Call call(stream, __func__);
+  call.accumulator("scores", scores);
+  call.require(!std::isnan(value), "value is NaN; expected a number");
+  call.dropout(dropout);
+}
+
+void sigmoid_forward(Stream& stream, Tensor y, const Tensor& x) {
+  const Call call(stream, __func__);
+  call.accumulator("x", x);
+  call.same("y", y, x);
+}
+
+void sinkhorn(Stream& stream, Tensor out, const Tensor& logits, int64_t groups, int64_t iterations, Sinkhorn) {
+  const Call call(stream, __func__);
+  const int64_t rows = scores_matrix(call, "logits", logits).first;
+  call.same("out", out, logits);
+  call.require(out.numel() == 0 || stream.is_meta() || out.raw() != logits.raw(), "out is the memory of logits");
+  check_groups(call, groups, rows);
+  call.require(iterations >= 1, "iterations are ", iterations, "; expected at least 1");
+}
+
+void auction(Stream& stream, Tensor blocks, const Tensor& logits, int64_t groups, double epsilon) {
+  const Call call(stream, __func__);
+  const int64_t rows = scores_matrix(call, "logits", logits).first;
+  call.exact("blocks", blocks, DType::kI32, {rows, 1});
+  check_groups(call, groups, rows);
+  call.require(epsilon > 0 && std::isfinite(epsilon), "epsilon is ", epsilon, "; expected a positive number");
 }
 
 }  // namespace sffn::contract

@@ -16,6 +16,9 @@ enum class Gate : uint8_t { kSigmoid, kSoftmax, kSoftmaxChosen };
 // Extra losses over the blocks of a layer (methods.md section 4).
 enum class BalanceLoss : uint8_t { kSwitch, kEntropy, kCv2 };
 
+// Sign of the duals inside the iterations of the sinkhorn op: textbook, or as the code of arXiv 2310.10837 has it.
+enum class Sinkhorn : uint8_t { kTextbook, kAsPublished };
+
 // N tokens choose b of B blocks each. The P = N·b choices n·b + i are sorted by (chunk of tokens, block, choice), so
 // that the rows of one block lie together; "sorted row p" below means place p of that order. Dropped choices have no
 // sorted row; the rows behind the last one are unused.

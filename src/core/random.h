@@ -18,6 +18,10 @@ enum class RandomSite : uint32_t {
   kFfnDropout = 7,
   kSampling = 8,
   kRandomTokens = 9,
+  kRouterNoise = 10,
+  kRouterJitter = 11,
+  kExpertDropout = 12,
+  kHashBlocks = 13,
 };
 
 struct RandomKey {
