@@ -13,6 +13,7 @@ namespace {
 
 using namespace blocks;
 
+constexpr int64_t kAhead = 64;    // elements of the next rows to ask for; the hardware sees the rest coming
 constexpr int64_t kDotCells = 8;  // up to here dot products along D are faster than columns of cells
 
 template <class T>
@@ -27,14 +28,19 @@ struct Projection {
 // panel[d, j] = w[cell + j, d], zero in columns from `cells` on: kWidth columns at most, a whole number of vectors.
 template <class T>
 void transpose(float* panel, const T* w, int64_t cells, int64_t padded, int64_t D) {
-  constexpr int64_t kStep = 16;
-  for (int64_t d = 0; d < D; d += kStep) {
-    const int64_t depth = std::min(kStep, D - d);
-    for (int64_t j = 0; j < padded; ++j) {
-      for (int64_t e = 0; e < depth; ++e) {
-        panel[(d + e) * padded + j] = j < cells ? static_cast<float>(w[j * D + d + e]) : 0.0f;
-      }
+  int64_t d = 0;
+  for (; d + kLanes <= D; d += kLanes) {
+    for (int64_t j = 0; j < padded; j += kLanes) {
+      Vector square[kLanes];
+#pragma GCC unroll 16
+      for (int r = 0; r < kLanes; ++r) square[r] = j + r < cells ? load(w + (j + r) * D + d) : Vector{};
+      transpose_square(square);
+#pragma GCC unroll 16
+      for (int r = 0; r < kLanes; ++r) store(panel + (d + r) * padded + j, square[r]);
     }
+  }
+  for (; d < D; ++d) {
+    for (int64_t j = 0; j < padded; ++j) panel[d * padded + j] = j < cells ? static_cast<float>(w[j * D + d]) : 0.0f;
   }
 }
 
@@ -45,11 +51,15 @@ void project_panel(const Projection<T>& p, int64_t first, int64_t last, int64_t 
   auto* panel = static_cast<float*>(panel_memory.get(sizeof(float) * p.D * V * kLanes));
   auto* widened_rows = static_cast<float*>(row_memory.get(sizeof(float) * p.D * kRows));
   transpose(panel, p.w + (block * p.G + cell) * p.D, cells, V * kLanes, p.D);
+  const int64_t used = p.rows.used();
   for_row_groups(last - first, [&](int64_t group, auto count) {
     constexpr int R = count;
     const float* x[R];
     for (int r = 0; r < R; ++r) {
       x[r] = widened(widened_rows + r * p.D, p.x + p.rows.token(first + group + r) * p.D, p.D);
+    }
+    for (int64_t row = first + group + R; row < std::min(used, first + group + R + kRows); ++row) {
+      prefetch(p.x + p.rows.token(row) * p.D, std::min(p.D, kAhead));
     }
     Vector sum[R][V];
     multiply(
@@ -121,7 +131,7 @@ template <class T>
 void project(const Projection<T>& p) {
   const int64_t used = p.rows.used(), pairs = p.rows.chunks() * p.rows.blocks;
   std::fill(p.z + used * p.G, p.z + p.rows.choices() * p.G, T());
-  const int64_t range = std::max<int64_t>(512, 32768 / p.G), ranges = (used + range - 1) / range;
+  const int64_t range = std::max<int64_t>(2048, 16384 / p.G), ranges = (used + range - 1) / range;
   const int64_t panels = p.G <= kDotCells ? 1 : (p.G + kWidth - 1) / kWidth;
   parallel_chunks(ranges * panels, 1, [&](int64_t unit, int64_t) {
     const int64_t cell = unit % panels * kWidth, cells = std::min(kWidth, p.G - cell);

@@ -33,6 +33,13 @@ inline Vector load(const bfloat16* from) {
 }
 inline void store(float* to, Vector value) { *reinterpret_cast<Vector*>(to) = value; }
 
+// Asks for the cache lines of `count` elements that will be read soon: rows of tokens lie where no hardware guesses.
+template <class T>
+inline void prefetch(const T* from, int64_t count) {
+  const auto* bytes = reinterpret_cast<const char*>(from);
+  for (int64_t at = 0; at < count * static_cast<int64_t>(sizeof(T)); at += 64) __builtin_prefetch(bytes + at);
+}
+
 inline int vectors_of(int64_t columns) { return static_cast<int>((columns + kLanes - 1) / kLanes); }
 
 // to [columns] = from, then zeros up to `padded`
@@ -52,6 +59,27 @@ const float* widened(float* memory, const T* from, int64_t count) {
     widen(memory, from, count, count);
     return memory;
   }
+}
+
+// Rows and columns of a square of kLanes exchanged: log2(kLanes) rounds, in which round s exchanges blocks of s.
+template <int kStep = kLanes / 2>
+inline void transpose_square(Vector (&rows)[kLanes]) {
+  typedef int32_t Mask __attribute__((vector_size(kLanes * sizeof(int32_t))));
+  Mask low, high;
+#pragma GCC unroll 16
+  for (int l = 0; l < kLanes; ++l) {
+    const bool second = (l / kStep) % 2 == 1;
+    low[l] = second ? l - kStep + kLanes : l;
+    high[l] = second ? l + kLanes : l + kStep;
+  }
+#pragma GCC unroll 16
+  for (int r = 0; r < kLanes; ++r) {
+    if ((r / kStep) % 2 == 1) continue;
+    const Vector a = rows[r], b = rows[r + kStep];
+    rows[r] = __builtin_shuffle(a, b, low);
+    rows[r + kStep] = __builtin_shuffle(a, b, high);
+  }
+  if constexpr (kStep > 1) transpose_square<kStep / 2>(rows);
 }
 
 // sum[r][v] = Σ_{k < depth} left(r, k)·right(k)[v·kLanes …]
