@@ -64,14 +64,18 @@ std::vector<double> masked(DType dtype, const std::vector<double>& x, double val
 
 }  // namespace
 
-// Kills: another draw, softplus without its logarithm, a draw that ignores first_index.
+// Kills: another draw, softplus without its logarithm, a draw that ignores first_index, draws that start again
+// in a chunk.
 TEST_CASE("noise on scores is a normal draw times softplus of the spread", "[ops][router_noise]") {
-  const auto logits = rounded(random_values(127, 1)), spread = rounded(random_values(127, 2, 3));
+  const auto logits = rounded(random_values(10'001, 1)), spread = rounded(random_values(10'001, 2, 3));
+  const std::vector<double> ones(logits.size(), 1.0), none(logits.size(), 0.0);
   for (DType dtype : {kF32, kF64}) {
+    const auto gradient = noisy_backward(dtype, ones, none, none).spread.values();
     const auto out = noisy(dtype, logits, spread);
     for (size_t i = 0; i < out.size(); ++i) {
       const double width = std::log1p(std::exp(-std::abs(spread[i]))) + std::max(spread[i], 0.0);
       const double n = static_cast<double>(static_cast<float>(random_normal(kKey, 3 + i)));
+      CHECK(gradient[i] == n / 2);
       const double exact = logits[i] + n * width;
       CHECK(std::abs(out[i] - exact) <=
             tolerances::elementwise(8, std::abs(logits[i]) + std::abs(n) * width, exact, dtype));
