@@ -12,14 +12,8 @@ struct Sizes {
 };
 
 Sizes check_routing(const Call& call, const BlockRouting& r, int64_t N) {
-  call.require(r.blocks >= 1 && r.per_token >= 1 && r.per_token <= r.blocks && r.chunk >= 1, "the routing has ",
-               r.blocks, " blocks, ", r.per_token, " a token and chunks of ", r.chunk,
-               " tokens; expected 1 <= per_token <= blocks and a chunk of at least 1");
-  const int64_t P = N * r.per_token, chunks = (N + r.chunk - 1) / r.chunk;
-  call.exact("routing.order", r.order, DType::kI32, {P});
-  call.exact("routing.inverse", r.inverse, DType::kI32, {P});
-  call.exact("routing.offsets", r.offsets, DType::kI32, {chunks * r.blocks + 1});
-  return {.N = N, .P = P};
+  call.routing(r, N);
+  return {.N = N, .P = N * r.per_token};
 }
 
 // Also that the M cells of a table are B blocks of G.

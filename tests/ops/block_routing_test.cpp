@@ -247,7 +247,8 @@ TEST_CASE("the routing ops refuse tensors that do not fit", "[ops][routing][cont
   const auto sort = [&](Tensor order, Tensor inverse, Tensor offsets, int64_t B, int64_t b, int64_t chunk) {
     return [=, &s] { ops::sort_by_block(s, BlockRouting{order, inverse, offsets, B, b, chunk}, blocks); };
   };
-  refused("sort_by_block: routing has 3 blocks, 2 a token, chunks of 0", sort(ids({8}), ids({8}), ids({7}), 3, 2, 0));
+  refused("sort_by_block: the routing has 3 blocks, 2 a token and chunks of 0",
+          sort(ids({8}), ids({8}), ids({7}), 3, 2, 0));
   refused("sort_by_block: routing.order ", sort(ids({7}), ids({8}), ids({7}), 3, 2, 2));
   refused("sort_by_block: routing.inverse ", sort(ids({8}), Tensor(), ids({7}), 3, 2, 2));
   refused("sort_by_block: routing.offsets ", sort(ids({8}), ids({8}), ids({7}), 3, 2, 3 - 2));
