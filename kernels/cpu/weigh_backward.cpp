@@ -14,7 +14,13 @@ constexpr int64_t kGrain = 16384;  // elements a chunk
 // ⟨h, dh⟩; dh *= weight
 template <class T>
 float weigh_row(T* dh, const T* h, float weight, int64_t G) {
-  const float dot = lane_sum<float>(G, [&](int64_t j) { return static_cast<float>(h[j]) * static_cast<float>(dh[j]); });
+  const auto product = [&](int64_t j) { return static_cast<float>(h[j]) * static_cast<float>(dh[j]); };
+  float dot = 0;
+  if (G < kSumLanes) {
+    for (int64_t j = 0; j < G; ++j) dot += product(j);
+  } else {
+    dot = lane_sum<float>(G, product);
+  }
 #pragma omp simd
   for (int64_t j = 0; j < G; ++j) dh[j] = weight * static_cast<float>(dh[j]);
   return dot;
