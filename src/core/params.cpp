@@ -13,6 +13,11 @@ Shape shape_in_memory(const ParamSpec& spec) {
   return rank == 1 ? Shape{spec.padded_rows} : Shape{spec.padded_rows, spec.shape[1]};
 }
 
+DType type_of(StateSpec::Kind kind, DType dtype) {
+  if (kind == StateSpec::Kind::kCounter) return DType::kF64;
+  return kind == StateSpec::Kind::kIndices ? DType::kI32 : accumulate_type(dtype);
+}
+
 int64_t aligned(int64_t count) { return (count + ParamStore::kAlign - 1) / ParamStore::kAlign * ParamStore::kAlign; }
 
 }  // namespace
@@ -24,6 +29,18 @@ Param& ParamStore::add(ParamSpec spec) {
   param.spec = std::move(spec);
   params_.push_back(std::move(param));
   return params_.back();
+}
+
+State& ParamStore::add_state(StateSpec spec) {
+  for (const State& state : states_) SFFN_CHECK(state.spec.name != spec.name, spec.name, " was added twice");
+  states_.push_back({std::move(spec), Tensor()});
+  return states_.back();
+}
+
+size_t ParamStore::state_bytes() const {
+  size_t total = 0;
+  for (const Buffer& memory : state_memory_) total += memory.bytes();
+  return total;
 }
 
 Param* ParamStore::find(const std::string& name) {
@@ -65,6 +82,10 @@ void ParamStore::allocate(DeviceRuntime& runtime, DType dtype) {
     const Tensor flat = matrix ? flat_matrices() : flat_vectors();
     const int64_t first = matrix ? param.offset : param.offset - matrix_size_;
     param.value = flat.slice(first, param.count).view(shape_in_memory(param.spec));
+  }
+  for (State& state : states_) {
+    const DType type = type_of(state.spec.kind, dtype);
+    state.value = state_memory_.emplace_back(runtime, state.spec.shape, type).tensor(state.spec.shape, type);
   }
 }
 

@@ -41,6 +41,20 @@ struct Param {
   int64_t count = 0;   // elements in memory, padded rows included
 };
 
+// What a layer keeps from step to step without training it, the same on every rank; zero at first.
+struct StateSpec {
+  enum class Kind : uint8_t { kCounter, kVector, kIndices };  // f64; the accumulate type; i32
+  std::string name;
+  Shape shape;
+  Kind kind = Kind::kVector;
+  bool saved = false;  // part of checkpoints, by name
+};
+
+struct State {
+  StateSpec spec;
+  Tensor value;
+};
+
 // A piece of one parameter in the flat index space; at most kChunk elements, never across parameters. Norms are taken
 // and optimizer ranges are cut by chunks, so that no sum depends on how many ranks share the work.
 struct ParamChunk {
@@ -55,10 +69,14 @@ class ParamStore {
 
   // While the model is built; the reference stays valid and its tensors are set by allocate().
   Param& add(ParamSpec spec);
-  // Allocates values of `dtype` (f32 | bf16 | f64 | c128); gradients are bound by use_gradients.
+  // Allocates values of `dtype` (f32 | bf16 | f64 | c128) and state; gradients are bound by use_gradients.
   void allocate(DeviceRuntime& runtime, DType dtype);
   // Points every param.grad into `flat` [flat_size()] of the accumulate type.
   void use_gradients(const Tensor& flat);
+
+  // As add(), for state.
+  State& add_state(StateSpec spec);
+  std::deque<State>& states() { return states_; }
 
   std::deque<Param>& all() { return params_; }
   const std::deque<Param>& all() const { return params_; }
@@ -71,10 +89,13 @@ class ParamStore {
   Tensor flat_vectors() const { return vectors_.tensor({flat_size_ - matrix_size_}, accumulate_type(dtype_)); }
   const std::vector<ParamChunk>& chunks() const { return chunks_; }  // in flat order
   size_t bytes() const { return matrices_.bytes() + vectors_.bytes(); }
+  size_t state_bytes() const;
 
  private:
   void lay_out();
   std::deque<Param> params_;
+  std::deque<State> states_;
+  std::vector<Buffer> state_memory_;
   std::vector<ParamChunk> chunks_;
   DType dtype_ = DType::kF32;
   int64_t flat_size_ = 0, matrix_size_ = 0;

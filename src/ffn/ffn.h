@@ -1,10 +1,12 @@
 // The feed-forward sub-layer of a block, whatever its method.
 #pragma once
+#include "core/json.h"
 #include "nn/context.h"
 #include "nn/residual.h"
 
 #include <cstdint>
 #include <memory>
+#include <vector>
 
 namespace sffn {
 
@@ -34,6 +36,18 @@ class FfnLayer {
   // accumulate.
   virtual void backward(Context& ctx, const Saved& saved, Tensor dh) = 0;
   virtual FfnCost cost() const = 0;
+
+  // What the layer counts in passes with ctx.count_choices [n] f64: whole numbers, additive over micro-batches and
+  // ranks. Absent: nothing.
+  virtual Tensor counters() const { return {}; }
+  // After an optimizer step, with the counters of the step's global batch. Balance by bias moves its biases.
+  virtual void after_step(Stream&, const std::vector<double>& /*counts*/) {}
+  // The counts as metrics of one object (interface: metrics.jsonl, ffn).
+  virtual Json statistics(const std::vector<double>& /*counts*/) const { return Json::object(); }
+  // Choices of each block since the counters were cleared; empty for layers without blocks.
+  virtual std::vector<double> block_load(const std::vector<double>& /*counts*/) const { return {}; }
+  // A statistic is over the global batch of the step, so gradients cannot be accumulated over micro-batches.
+  virtual bool needs_whole_step() const { return false; }
 };
 
 }  // namespace sffn

@@ -35,7 +35,13 @@ void Block::forward_cached(Context& ctx, const BatchTensors& batch, const Residu
 
 void Block::backward(Context& ctx, const BatchTensors& batch, Saved& saved, Tensor dh) const {
   const ArenaScope scope(ctx.saved);
-  if (saved.input.defined()) forward(ctx, batch, {.sum = saved.input, .pending = {}}, saved);
+  if (saved.input.defined()) {
+    Context again = ctx;
+    again.extra_losses = Tensor();  // recorded by the first pass, as choices were
+    again.count_choices = false;
+    again.choices = nullptr;
+    forward(again, batch, {.sum = saved.input, .pending = {}}, saved);
+  }
   ffn_->backward(ctx, *saved.ffn, dh);
   attention_.backward(ctx, batch, saved.attention, dh);
 }

@@ -26,7 +26,7 @@ class Block {
                       int64_t first) const;
   // As Attention::backward, for the whole block. saved.input defined: the forward pass is made again from it.
   void backward(Context&, const BatchTensors&, Saved&, Tensor dh) const;
-  FfnCost ffn_cost() const { return ffn_->cost(); }
+  FfnLayer& ffn() const { return *ffn_; }
 
  private:
   Residual feed_forward(Context&, const BatchTensors&, const Residual& middle, Saved&) const;

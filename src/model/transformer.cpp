@@ -10,6 +10,7 @@
 #include <algorithm>
 #include <deque>
 #include <limits>
+#include <numeric>
 #include <utility>
 
 namespace sffn {
@@ -26,6 +27,7 @@ struct Transformer::Impl {
   ParamStore params;
   Embedding embedding;
   std::deque<Block> blocks;
+  std::vector<FfnLayer*> ffn_layers;
   std::unique_ptr<LossHead> head;
 };
 
@@ -50,6 +52,26 @@ void clear(Inspection* inspection) {
   if (inspection == nullptr) return;
   inspection->logits_out.clear();
   inspection->hidden_out.clear();
+  inspection->choices.clear();
+}
+
+Tensor allocate_extra_losses(Context& ctx, size_t layers, DType acc) {
+  const Tensor losses = ctx.saved.allocate({static_cast<int64_t>(layers)}, acc, "extra losses");
+  ops::fill_zero(ctx.stream, losses);
+  return losses;
+}
+
+void add_extra_losses(Context& ctx, LossSum& loss, Inspection* inspection) {
+  if (ctx.stream.is_meta()) return;
+  loss.extra_by_layer = read_values(ctx.stream, ctx.extra_losses);
+  for (const double layer : loss.extra_by_layer) loss.extra_loss += layer;
+  if (inspection == nullptr) return;
+  inspection->extra_loss = loss.extra_loss;
+  if (ctx.extra_losses.dtype() != DType::kC128) return;
+  std::vector<std::complex<double>> values(loss.extra_by_layer.size());
+  ctx.stream.copy_to_host(values.data(), ctx.extra_losses);
+  ctx.stream.synchronize();
+  inspection->extra_loss = std::accumulate(values.begin(), values.end(), std::complex<double>());
 }
 
 // Tokens [B, n] behind those of the cache; nothing is scored.
@@ -85,6 +107,7 @@ Transformer::Impl::Impl(const Config& config, int64_t logits_bytes) : config(con
   const std::vector<FfnEntry> ffn = resolve_ffn(config.model, "config");
   for (int64_t layer = 0; layer < config.model.layers; ++layer) {
     blocks.emplace_back(params, config, *ffn[static_cast<size_t>(layer)].options, layer);
+    ffn_layers.push_back(&blocks.back().ffn());
   }
   head = std::make_unique<LossHead>(params, config.model, embedding.tokens(), logits_bytes);
 }
@@ -140,7 +163,8 @@ void Transformer::allocate(DeviceRuntime& runtime) {
   impl_->embedding.allocate(runtime, impl_->config.dtype());
 }
 
-size_t Transformer::constant_bytes() const { return impl_->embedding.constant_bytes(); }
+size_t Transformer::constant_bytes() const { return impl_->embedding.constant_bytes() + impl_->params.state_bytes(); }
+const std::vector<FfnLayer*>& Transformer::ffn_layers() const { return impl_->ffn_layers; }
 
 void Transformer::initialise(Stream& stream, uint64_t seed) {
   ops::fill_zero(stream, impl_->params.flat_matrices());
@@ -160,12 +184,18 @@ LossSum Transformer::forward_backward(Context& ctx, const Batch& batch, double l
   const ArenaScope saved_scope(ctx.saved), scope(ctx.scratch);
   clear(inspection);
   const BatchTensors tensors = impl_->upload_batch(ctx, batch);
+  Context pass = ctx;
+  pass.gradients = true;
+  pass.extra_loss_scale = loss_scale * static_cast<double>(tensors.tokens());
+  pass.extra_losses = allocate_extra_losses(ctx, impl_->blocks.size(), accumulate_type(impl_->config.dtype()));
+  if (inspection != nullptr) pass.choices = &inspection->choices;
   std::vector<Block::Saved> saved(impl_->blocks.size());
-  const Residual h = impl_->run_keeping(ctx, tensors, saved, inspection);
+  const Residual h = impl_->run_keeping(pass, tensors, saved, inspection);
   Tensor dh = ctx.scratch.allocate(h.sum.shape(), h.sum.dtype(), "dh");
-  const LossSum loss = impl_->head->forward_backward(ctx, tensors, h, dh, loss_scale, inspection);
-  for (size_t i = impl_->blocks.size(); i-- > 0;) impl_->blocks[i].backward(ctx, tensors, saved[i], dh);
-  impl_->embedding.backward(ctx, tensors, dh);
+  LossSum loss = impl_->head->forward_backward(pass, tensors, h, dh, loss_scale, inspection);
+  for (size_t i = impl_->blocks.size(); i-- > 0;) impl_->blocks[i].backward(pass, tensors, saved[i], dh);
+  impl_->embedding.backward(pass, tensors, dh);
+  add_extra_losses(pass, loss, inspection);
   return loss;
 }
 
@@ -173,7 +203,8 @@ LossSum Transformer::evaluate(Context& ctx, const Batch& batch, std::vector<floa
   const ArenaScope saved_scope(ctx.saved), scope(ctx.scratch);
   clear(inspection);
   Context evaluation = ctx;
-  evaluation.training = false;
+  evaluation.training = evaluation.gradients = false;
+  if (inspection != nullptr) evaluation.choices = &inspection->choices;
   const BatchTensors tensors = impl_->upload_batch(evaluation, batch);
   const Residual h = impl_->run_discarding(evaluation, tensors, inspection);
   return impl_->head->evaluate(evaluation, tensors, h, token_nll, inspection);
@@ -182,7 +213,7 @@ LossSum Transformer::evaluate(Context& ctx, const Batch& batch, std::vector<floa
 std::vector<float> Transformer::decode(Context& ctx, KeyValueCache& cache, const std::vector<int32_t>& tokens) {
   const ArenaScope saved_scope(ctx.saved), scope(ctx.scratch);
   Context evaluation = ctx;
-  evaluation.training = false;
+  evaluation.training = evaluation.gradients = false;
   const Batch batch = continuation(cache, tokens);
   const BatchTensors tensors = impl_->upload_batch(evaluation, batch);
   SFFN_CHECK(cache.length() + batch.time <= cache.capacity(), "a cache of ", cache.capacity(), " tokens holds ",

@@ -3,6 +3,7 @@
 #include "config/config.h"
 #include "core/params.h"
 #include "data/batch_source.h"
+#include "ffn/ffn.h"
 #include "model/key_value_cache.h"
 #include "nn/context.h"
 
@@ -18,14 +19,17 @@ namespace sffn {
 struct Inspection {
   bool logits = false, hidden = false;
   std::complex<double> nll;                     // Σ -log p; a complex step of a parameter shows in the imaginary part
+  std::complex<double> extra_loss;              // LossSum::extra_loss, likewise
   std::vector<double> logits_out;               // [B, T, V]
   std::vector<std::vector<double>> hidden_out;  // per layer [B, T, D]
+  std::vector<ChoiceRecord> choices;            // of the layers that choose
 };
 
 struct LossSum {
   double nll = 0;         // Σ of -log p over scored tokens, nats
   int64_t tokens = 0;     // scored tokens
-  double extra_loss = 0;  // balance losses and the like, already weighted; mean over groups
+  double extra_loss = 0;  // balance losses and the like, already weighted; mean over groups; summed over layers
+  std::vector<double> extra_by_layer;
 };
 
 class Transformer {
@@ -39,11 +43,13 @@ class Transformer {
   const ParamStore& params() const;
 
   void allocate(DeviceRuntime& runtime);
-  size_t constant_bytes() const;  // beside parameters: the table of sinusoidal positions
+  size_t constant_bytes() const;  // beside parameters: the table of sinusoidal positions, and state
+  const std::vector<FfnLayer*>& ffn_layers() const;
   // Writes the initial values (fp32 draws by seed and name, rounded to the storage type).
   void initialise(Stream& stream, uint64_t seed);
 
-  // One micro-batch: gradients of loss_scale · Σ nll accumulate into params().all()[i].grad.
+  // One micro-batch: gradients of loss_scale · Σ nll, and of B·T·loss_scale times its extra losses, accumulate into
+  // params().all()[i].grad.
   LossSum forward_backward(Context& ctx, const Batch& batch, double loss_scale, Inspection* inspection = nullptr);
   // Per-token -log p [B·T] (0 where the target is -1), no gradients; ctx.training is ignored (evaluation mode).
   LossSum evaluate(Context& ctx, const Batch& batch, std::vector<float>* token_nll = nullptr,

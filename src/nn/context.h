@@ -5,6 +5,7 @@
 #include "core/stream.h"
 
 #include <cstdint>
+#include <vector>
 
 namespace sffn {
 
@@ -12,6 +13,13 @@ struct Parallel {
   Communicator* world = nullptr;
   Communicator* data = nullptr;    // ranks that hold the same parameters and different sequences
   Communicator* expert = nullptr;  // ranks among which the blocks of a sparse layer are spread
+};
+
+// What the layers that choose say of one pass, on the host: for probes and tests.
+struct ChoiceRecord {
+  int64_t layer = 0, per_token = 0;
+  std::vector<int32_t> blocks;  // [N, per_token]; dropped choices included
+  std::vector<double> weights;  // [N, per_token]; 0 for dropped ones
 };
 
 struct Context {
@@ -23,6 +31,12 @@ struct Context {
   int64_t step = 0;
   int64_t first_sequence = 0;  // index, within the step's global batch, of this micro-batch's first sequence
   bool training = true;        // false: no dropout, choices as in evaluation
+  bool gradients = true;       // false: no backward pass follows, and extra losses are not computed
+  bool count_choices = false;  // layers add to their counters
+  // Each layer adds its extra loss to its element of [layers] acc. Absent in a pass that is made again.
+  Tensor extra_losses;
+  double extra_loss_scale = 0;                   // d(loss of the step) / d(extra loss of this micro-batch)
+  std::vector<ChoiceRecord>* choices = nullptr;  // where set: records are appended, layer after layer
 };
 
 }  // namespace sffn

@@ -1,0 +1,39 @@
+#include "ffn/block_store.h"
+
+#include "ffn/registry.h"
+#include "nn/init.h"
+#include "nn/norm.h"
+
+namespace sffn {
+
+BlockStore BlockStore::add(const FfnBuild& build, const BlockShape& shape) {
+  const int64_t d = build.model.d_model;
+  const std::string name = cat("layers.", build.layer, ".ffn.");
+  const Init in = matrix_init(build.model, d);
+  const auto vector = [&](const char* what, int64_t count) {
+    return &build.params.add({.name = name + what, .shape = {count}, .storage = Storage::kVector});
+  };
+  BlockStore tables;
+  tables.keys = &build.params.add({.name = name + "keys.weight", .shape = {shape.cells, d}, .init = in});
+  if (shape.bias) tables.key_bias = vector("keys.bias", shape.cells);
+  if (shape.gated) {
+    tables.gate_keys = &build.params.add({.name = name + "gate_keys.weight", .shape = {shape.cells, d}, .init = in});
+  }
+  tables.values = &build.params.add({.name = name + "values.weight",
+                                     .shape = {shape.cells, d},
+                                     .init = branch_output_init(build.model, shape.cells)});
+  if (shape.bias) tables.value_bias = vector("values.bias", d);
+  return tables;
+}
+
+FfnCost table_cost(const ModelConfig& model, const BlockShape& shape) {
+  const int64_t d = model.d_model, tables = shape.gated ? 3 : 2;
+  const int64_t per_cell = tables * d + (shape.bias ? 1 : 0);
+  FfnCost cost;
+  cost.parameters = shape.cells * per_cell + (shape.bias ? d : 0) + norm_parameters(model);
+  cost.active_parameters = cost.parameters - (shape.cells - shape.active_cells()) * per_cell;
+  cost.flops_per_token = static_cast<double>(2 * tables * shape.active_cells() * d);
+  return cost;
+}
+
+}  // namespace sffn

@@ -1,0 +1,45 @@
+// The memory of a sparse layer: M = B·G cells, one row a cell in each table, so that block i is the slab of rows
+// [i·G, (i+1)·G) (methods.md section 1).
+#pragma once
+#include "config/config.h"
+#include "core/params.h"
+#include "ffn/ffn.h"
+#include "kernels/types.h"
+
+#include <cstdint>
+
+namespace sffn {
+
+struct FfnBuild;
+
+// Sizes and form of a sparse layer, read and checked.
+struct BlockShape {
+  int64_t cells = 0;       // M
+  int64_t block_size = 0;  // G
+  int64_t per_token = 0;   // b: chosen blocks of a token
+  int64_t d_ff = 0;        // of the dense layer it stands for; M = expansion · d_ff
+  Activation activation = Activation::kGelu;
+  bool gated = false;
+  bool bias = true;
+
+  int64_t blocks() const { return cells / block_size; }            // B
+  int64_t active_cells() const { return per_token * block_size; }  // k
+};
+
+// The tables of one layer. Their initial standard deviations are those of the dense layer under gpt's scheme,
+// independent of G and the expansion.
+struct BlockStore {
+  Param* keys = nullptr;        // [M, D]; absent for pkm
+  Param* key_bias = nullptr;    // [M], with biases
+  Param* gate_keys = nullptr;   // [M, D], with a gated activation
+  Param* values = nullptr;      // [M, D]
+  Param* value_bias = nullptr;  // [D], with biases
+
+  // Registers layers.LAYER.ffn.{keys, gate_keys, values}.
+  static BlockStore add(const FfnBuild&, const BlockShape&);
+};
+
+// Tables and the FFN norm: parameters in all, and of those the ones a token uses.
+FfnCost table_cost(const ModelConfig&, const BlockShape&);
+
+}  // namespace sffn

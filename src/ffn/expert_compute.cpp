@@ -1,0 +1,216 @@
+#include "ffn/expert_compute.h"
+
+#include "kernels/ops.h"
+#include "nn/linear.h"
+
+#include <algorithm>
+
+namespace sffn {
+namespace {
+
+constexpr int64_t kMaskedBytes = int64_t{32} << 20;  // of one [tokens, M] table of the masked form
+constexpr int64_t kMaskedTokens = 128;               // at least so many, for the sake of the GEMM
+
+// dropped choices: rows of zeros
+Tensor rows_of(const Tensor& t, int64_t first, int64_t count) { return t.defined() ? t.slice(first, count) : Tensor(); }
+
+}  // namespace
+
+ExpertCompute::Hidden ExpertCompute::allocate(Arena& arena, int64_t rows, DType dtype) const {
+  Hidden hidden;
+  hidden.z = arena.allocate({rows, shape_.block_size}, dtype, "ffn z");
+  if (shape_.gated) hidden.gate = arena.allocate({rows, shape_.block_size}, dtype, "ffn gate");
+  return hidden;
+}
+
+ExpertCompute::Hidden ExpertCompute::slice(const Hidden& hidden, int64_t first, int64_t rows) const {
+  return {.z = hidden.z.slice(first, rows), .gate = rows_of(hidden.gate, first, rows)};
+}
+
+int64_t ExpertCompute::chunk_tokens(int64_t tokens, DType dtype) const {
+  const int64_t row_bytes = shape_.cells * static_cast<int64_t>(size_of(dtype));
+  return std::min(tokens, std::max(kMaskedTokens, kMaskedBytes / row_bytes));
+}
+
+BlockRouting ExpertCompute::route(Context& ctx, const Selection& chosen) const {
+  const int64_t N = chosen.kept.rows(), b = chosen.kept.cols(), B = shape_.blocks();
+  BlockRouting routing{.order = {}, .inverse = {}, .offsets = {}, .blocks = B, .per_token = b, .chunk = 0};
+  routing.chunk = routing_chunk(shape_, N, tables_.values->value.cols());
+  const int64_t chunks = (N + routing.chunk - 1) / routing.chunk;
+  routing.order = ctx.saved.allocate({N * b}, DType::kI32, "routing order");
+  routing.inverse = ctx.saved.allocate({N * b}, DType::kI32, "routing inverse");
+  routing.offsets = ctx.saved.allocate({chunks * B + 1}, DType::kI32, "routing offsets");
+
+  const ArenaScope scope(ctx.scratch);
+  const Tensor counts = ctx.scratch.allocate({chunks, B}, DType::kI32, "choices per block");
+  for (int64_t c = 0; c < chunks; ++c) {
+    const int64_t first = c * routing.chunk, count = std::min(routing.chunk, N - first);
+    ops::count_blocks(ctx.stream, counts.slice(c, 1), chosen.kept.slice(first, count));
+  }
+  ops::exclusive_scan(ctx.stream, routing.offsets, counts.view({chunks * B}));
+  ops::sort_by_block(ctx.stream, routing, chosen.kept);
+  return routing;
+}
+
+void ExpertCompute::project(Context& ctx, const Hidden& hidden, const Tensor& x, const Saved& saved,
+                            const Selection& chosen) const {
+  Stream& stream = ctx.stream;
+  const Tensor keys = tables_.keys->value, key_bias = value_of(tables_.key_bias);
+  if (form_ == ExpertForm::kGrouped) {
+    ops::block_project(stream, hidden.z, x, keys, key_bias, saved.routing);
+    if (shape_.gated) {
+      ops::block_project(stream, hidden.gate, x, tables_.gate_keys->value, Tensor(), saved.routing);
+    }
+    return;
+  }
+  const ArenaScope scope(ctx.scratch);
+  const int64_t N = x.rows(), b = shape_.per_token, chunk = chunk_tokens(N, x.dtype());
+  const Tensor all_cells = ctx.scratch.allocate({chunk, shape_.cells}, x.dtype(), "all cells");
+  for (int64_t first = 0; first < N; first += chunk) {
+    const int64_t count = std::min(chunk, N - first);
+    const Tensor cells = all_cells.slice(0, count), rows = x.slice(first, count);
+    const Tensor blocks = chosen.kept.slice(first, count);
+    const Hidden part = slice(hidden, first * b, count * b);
+    ops::matmul(stream, cells, rows, Transpose::kNo, keys, Transpose::kYes, key_bias, Accumulate::kNo);
+    ops::gather_cells(stream, part.z, cells, blocks);
+    if (!shape_.gated) continue;
+    ops::matmul(stream, cells, rows, Transpose::kNo, tables_.gate_keys->value, Transpose::kYes, Tensor(),
+                Accumulate::kNo);
+    ops::gather_cells(stream, part.gate, cells, blocks);
+  }
+}
+
+// y = Σ_i a_i h_i V_i + c_v,  h = f(z) or f(gate) ⊙ z
+void ExpertCompute::combine(Context& ctx, Tensor y, const Hidden& hidden, const Saved& saved,
+                            const Selection& chosen) const {
+  const ArenaScope scope(ctx.scratch);
+  Stream& stream = ctx.stream;
+  const Tensor values = tables_.values->value, value_bias = value_of(tables_.value_bias);
+  const Tensor h = ctx.scratch.allocate(hidden.z.shape(), hidden.z.dtype(), "ffn h");
+  ops::activation_forward(stream, h, hidden.z, hidden.gate, shape_.activation);
+  if (form_ == ExpertForm::kGrouped) {
+    ops::block_combine(stream, y, h, chosen.weights, values, value_bias, saved.routing, Accumulate::kNo);
+    return;
+  }
+  const int64_t N = y.rows(), b = shape_.per_token, chunk = chunk_tokens(N, y.dtype());
+  const Tensor all_cells = ctx.scratch.allocate({chunk, shape_.cells}, y.dtype(), "all cells");
+  for (int64_t first = 0; first < N; first += chunk) {
+    const int64_t count = std::min(chunk, N - first);
+    const Tensor cells = all_cells.slice(0, count);
+    ops::scatter_cells(stream, cells, h.slice(first * b, count * b), rows_of(chosen.weights, first, count),
+                       chosen.kept.slice(first, count));
+    ops::matmul(stream, y.slice(first, count), cells, Transpose::kNo, values, Transpose::kNo, value_bias,
+                Accumulate::kNo);
+  }
+}
+
+void ExpertCompute::forward(Context& ctx, Tensor y, const Tensor& x, const Selection& chosen, Saved& saved) const {
+  saved.tokens = x.rows();
+  if (form_ == ExpertForm::kGrouped) saved.routing = route(ctx, chosen);
+  const ArenaScope scope(ctx.scratch);
+  const Hidden hidden = allocate(recompute_ ? ctx.scratch : ctx.saved, chosen.kept.numel(), x.dtype());
+  if (!recompute_) saved.z = hidden.z, saved.gate = hidden.gate;
+  project(ctx, hidden, x, saved, chosen);
+  combine(ctx, y, hidden, saved, chosen);
+}
+
+void ExpertCompute::forward_from(Context& ctx, Tensor y, const Tensor& z, const Selection& chosen, Saved& saved) const {
+  SFFN_CHECK(!shape_.gated, "a gated activation needs the gate's cells too");
+  saved.tokens = y.rows();
+  if (form_ == ExpertForm::kGrouped) saved.routing = route(ctx, chosen);
+  const ArenaScope scope(ctx.scratch);
+  const Hidden hidden = allocate(recompute_ ? ctx.scratch : ctx.saved, chosen.kept.numel(), y.dtype());
+  if (!recompute_) saved.z = hidden.z;
+  if (form_ == ExpertForm::kGrouped) {
+    ops::permute_rows(ctx.stream, hidden.z, z, saved.routing.order);
+  } else {
+    ops::copy(ctx.stream, hidden.z, z);
+  }
+  combine(ctx, y, hidden, saved, chosen);
+}
+
+void ExpertCompute::backward(Context& ctx, Tensor dx, Tensor dweights, const Tensor& dy, const Tensor& x,
+                             const Selection& chosen, const Saved& saved) const {
+  const ArenaScope scope(ctx.scratch);
+  Hidden hidden{.z = saved.z, .gate = saved.gate};
+  if (recompute_) {
+    hidden = allocate(ctx.scratch, chosen.kept.numel(), x.dtype());
+    project(ctx, hidden, x, saved, chosen);
+  }
+  // y = … + c_v
+  if (tables_.value_bias != nullptr) ops::column_sum(ctx.stream, tables_.value_bias->grad, dy);
+  if (form_ == ExpertForm::kGrouped) {
+    backward_grouped(ctx, dx, dweights, dy, x, chosen, saved, hidden);
+  } else {
+    backward_masked(ctx, dx, dweights, dy, x, chosen, hidden);
+  }
+}
+
+void ExpertCompute::backward_grouped(Context& ctx, Tensor dx, Tensor dweights, const Tensor& dy, const Tensor& x,
+                                     const Selection& chosen, const Saved& saved, const Hidden& hidden) const {
+  Stream& stream = ctx.stream;
+  const BlockRouting& routing = saved.routing;
+  const Tensor h = ctx.scratch.allocate(hidden.z.shape(), x.dtype(), "ffn h, then dgate");
+  ops::activation_forward(stream, h, hidden.z, hidden.gate, shape_.activation);
+
+  // y = Σ_i a_i h_i V_i
+  ops::block_weight_gradient(stream, tables_.values->grad, h, chosen.weights, dy, routing);
+  const Tensor dz = ctx.scratch.allocate(hidden.z.shape(), x.dtype(), "ffn dh, then dz");
+  ops::block_project(stream, dz, dy, tables_.values->value, Tensor(), routing);
+  if (chosen.weights.defined()) ops::weigh_backward(stream, dz, dweights, h, chosen.weights, routing.inverse);
+
+  // h = f(z) or f(gate) ⊙ z
+  const Tensor dgate = shape_.gated ? h : Tensor();
+  ops::activation_backward(stream, dz, dgate, dz, hidden.z, hidden.gate, shape_.activation);
+
+  // z = x·K_iᵀ + c_i,  gate = x·G_iᵀ
+  ops::block_combine(stream, dx, dz, Tensor(), tables_.keys->value, Tensor(), routing, Accumulate::kNo);
+  ops::block_weight_gradient(stream, tables_.keys->grad, dz, Tensor(), x, routing);
+  if (tables_.key_bias != nullptr) ops::block_bias_gradient(stream, tables_.key_bias->grad, dz, routing);
+  if (!shape_.gated) return;
+  ops::block_combine(stream, dx, dgate, Tensor(), tables_.gate_keys->value, Tensor(), routing, Accumulate::kYes);
+  ops::block_weight_gradient(stream, tables_.gate_keys->grad, dgate, Tensor(), x, routing);
+}
+
+void ExpertCompute::backward_masked(Context& ctx, Tensor dx, Tensor dweights, const Tensor& dy, const Tensor& x,
+                                    const Selection& chosen, const Hidden& hidden) const {
+  Stream& stream = ctx.stream;
+  const DType act = x.dtype();
+  const int64_t N = x.rows(), b = shape_.per_token, G = shape_.block_size, chunk = chunk_tokens(N, act);
+  const Tensor all_cells = ctx.scratch.allocate({chunk, shape_.cells}, act, "all cells");
+  const Tensor h_rows = ctx.scratch.allocate({chunk * b, G}, act, "ffn h, then dgate");
+  const Tensor dz_rows = ctx.scratch.allocate({chunk * b, G}, act, "ffn dh, then dz");
+  for (int64_t first = 0; first < N; first += chunk) {
+    const int64_t count = std::min(chunk, N - first);
+    const Tensor cells = all_cells.slice(0, count), h = h_rows.slice(0, count * b), dz = dz_rows.slice(0, count * b);
+    const Tensor dy_part = dy.slice(first, count), x_part = x.slice(first, count), dx_part = dx.slice(first, count);
+    const Tensor blocks = chosen.kept.slice(first, count), weights = rows_of(chosen.weights, first, count);
+    const Hidden part = slice(hidden, first * b, count * b);
+    const auto through = [&](Param& table, const Tensor& drows, Accumulate to_dx) {
+      ops::scatter_cells(stream, cells, drows, Tensor(), blocks);
+      ops::matmul(stream, table.grad, cells, Transpose::kYes, x_part, Transpose::kNo, Tensor(), Accumulate::kYes);
+      ops::matmul(stream, dx_part, cells, Transpose::kNo, table.value, Transpose::kNo, Tensor(), to_dx);
+    };
+    ops::activation_forward(stream, h, part.z, part.gate, shape_.activation);
+
+    // y = Σ_i a_i h_i V_i
+    ops::matmul(stream, cells, dy_part, Transpose::kNo, tables_.values->value, Transpose::kYes, Tensor(),
+                Accumulate::kNo);
+    ops::gather_cells(stream, dz, cells, blocks);
+    ops::scatter_cells(stream, cells, h, weights, blocks);
+    ops::matmul(stream, tables_.values->grad, cells, Transpose::kYes, dy_part, Transpose::kNo, Tensor(),
+                Accumulate::kYes);
+    if (weights.defined()) ops::weigh_backward(stream, dz, dweights.slice(first, count), h, weights, Tensor());
+
+    // h = f(z) or f(gate) ⊙ z
+    const Tensor dgate = shape_.gated ? h : Tensor();
+    ops::activation_backward(stream, dz, dgate, dz, part.z, part.gate, shape_.activation);
+
+    // z = x·K_iᵀ + c_i,  gate = x·G_iᵀ
+    through(*tables_.keys, dz, Accumulate::kNo);
+    if (tables_.key_bias != nullptr) ops::column_sum(stream, tables_.key_bias->grad, cells);
+    if (shape_.gated) through(*tables_.gate_keys, dgate, Accumulate::kYes);
+  }
+}
+
+}  // namespace sffn

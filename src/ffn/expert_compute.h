@@ -1,0 +1,58 @@
+// The block product of a sparse layer, whatever chose the blocks:
+//   y = Σ_{i∈S} a_i Σ_{j in block i} h_j V[j] + c_v,   h = f(z) or f(gate) ⊙ z,   z = x·K_iᵀ + c_i,  gate = x·G_iᵀ
+// and its backward pass (methods.md section 1). Two forms give the same numbers to rounding:
+//   grouped  choices sorted by block: gather, block GEMM, ordered combine; work grows with the active cells k
+//   masked   all M cells as dense products, the unchosen zeroed; work grows with M, but in large GEMMs
+// Legend: N tokens, D width, M cells, B blocks of G, b chosen, P = N·b.
+#pragma once
+#include "ffn/block_store.h"
+#include "ffn/expert_form.h"
+#include "ffn/selector.h"
+#include "kernels/routing.h"
+
+namespace sffn {
+
+class ExpertCompute {
+ public:
+  struct Saved {
+    Tensor z, gate;        // [P, G] in the order of the form; absent under recomputation; gate only with a gate table
+    BlockRouting routing;  // grouped only
+    int64_t tokens = 0;
+  };
+  ExpertCompute(const BlockShape& shape, const BlockStore& tables, ExpertForm form, bool recompute)
+      : shape_(shape), tables_(tables), form_(form), recompute_(recompute) {}
+
+  // y [N, D] = the product for x [N, D].
+  void forward(Context&, Tensor y, const Tensor& x, const Selection&, Saved&) const;
+  // As forward(), with z [P, G] known, in the order of choices (cells of choice n·b + i in row n·b + i; zeros for
+  // dropped ones). Not for gated activations.
+  void forward_from(Context&, Tensor y, const Tensor& z, const Selection&, Saved&) const;
+  // dx [N, D], overwritten; dweights [N, b] acc, overwritten, absent where the selection has no weights. Gradients of
+  // the tables accumulate.
+  void backward(Context&, Tensor dx, Tensor dweights, const Tensor& dy, const Tensor& x, const Selection&,
+                const Saved&) const;
+
+  ExpertForm form() const { return form_; }
+
+ private:
+  struct Hidden {
+    Tensor z, gate;  // [P, G]
+  };
+  Hidden allocate(Arena&, int64_t rows, DType) const;
+  Hidden slice(const Hidden&, int64_t first, int64_t rows) const;
+  BlockRouting route(Context&, const Selection&) const;
+  void project(Context&, const Hidden&, const Tensor& x, const Saved&, const Selection&) const;
+  void combine(Context&, Tensor y, const Hidden&, const Saved&, const Selection&) const;
+  void backward_grouped(Context&, Tensor dx, Tensor dweights, const Tensor& dy, const Tensor& x, const Selection&,
+                        const Saved&, const Hidden&) const;
+  void backward_masked(Context&, Tensor dx, Tensor dweights, const Tensor& dy, const Tensor& x, const Selection&,
+                       const Hidden&) const;
+  int64_t chunk_tokens(int64_t tokens, DType) const;
+
+  BlockShape shape_;
+  BlockStore tables_;
+  ExpertForm form_;
+  bool recompute_;
+};
+
+}  // namespace sffn
