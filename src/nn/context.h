@@ -34,7 +34,7 @@ struct Context {
   bool gradients = true;       // false: no backward pass follows, and extra losses are not computed
   bool count_choices = false;  // layers add to their counters
   // Each layer adds its extra loss to its element of [layers] acc. Absent in a pass that is made again.
-  Tensor extra_losses;
+  Tensor extra_losses = {};
   double extra_loss_scale = 0;                   // d(loss of the step) / d(extra loss of this micro-batch)
   std::vector<ChoiceRecord>* choices = nullptr;  // where set: records are appended, layer after layer
 };

@@ -2,6 +2,7 @@
 
 #include "core/hash.h"
 #include "kernels/ops.h"
+#include "nn/host_values.h"
 
 #include <chrono>
 #include <cmath>
@@ -22,6 +23,17 @@ class Stopwatch {
  private:
   std::chrono::steady_clock::time_point last_ = std::chrono::steady_clock::now();
 };
+
+// Of [micro-batch, layer] the mean over micro-batches, summed in the tree, so that it does not depend on ranks.
+std::vector<double> mean_over_leaves(const std::vector<double>& values, size_t leaves) {
+  const size_t layers = values.size() / leaves;
+  std::vector<double> means, of_layer(leaves);
+  for (size_t layer = 0; layer < layers; ++layer) {
+    for (size_t leaf = 0; leaf < leaves; ++leaf) of_layer[leaf] = values[leaf * layers + layer];
+    means.push_back(tree_sum(of_layer) / static_cast<double>(leaves));
+  }
+  return means;
+}
 
 std::vector<LeafRange> leaves_of_ranks(const Config& config, int ranks) {
   const int64_t leaves = config.micro_batches_per_step();
@@ -51,6 +63,13 @@ Engine::Engine(const Config& config, const Parallel& parallel, DeviceRuntime& ru
     ranges_ = partition_flat(params, ranks);
   else
     ranges_.assign(ranks, FlatRange{0, params.flat_size()});
+  for (const FfnLayer* layer : model_.ffn_layers()) {
+    if (layer->needs_whole_step() && config.micro_batches_per_step() > ranks) {
+      throw UsageError("balance.group",
+                       cat("is step, but ", config.micro_batches_per_step(), " micro-batches on ", ranks,
+                           " ranks accumulate gradients; raise micro_batch or the ranks, or use group micro_batch"));
+    }
+  }
   optimizer_ = std::make_unique<AdamW>(config.optimizer, params, ranges_[rank], runtime);
 
   tree_ = std::make_unique<SumTree>(leaves_of_ranks(config, ranks), config.train.deterministic);
@@ -93,7 +112,9 @@ void Engine::initialise() {
 }
 
 Context Engine::context(int64_t step, int64_t first_sequence) {
-  return {stream_, saved_, scratch_, parallel_, config_.train.seed, step, first_sequence, true};
+  Context ctx{stream_, saved_, scratch_, parallel_, config_.train.seed, step, first_sequence, true};
+  ctx.count_choices = true;
+  return ctx;
 }
 
 Engine::LeafLosses Engine::accumulate_gradients(int64_t step, const BatchOf& batch_of, const Progress& progress) {
@@ -101,6 +122,7 @@ Engine::LeafLosses Engine::accumulate_gradients(int64_t step, const BatchOf& bat
   const LeafRange leaves = tree_->share(parallel_.data->rank());
   LeafLosses losses;
   fold_->start();
+  clear_counters();
   for (int64_t leaf = leaves.first; leaf < leaves.last; ++leaf) {
     const int64_t first_sequence = leaf * config_.train.micro_batch;
     progress("data");
@@ -109,9 +131,10 @@ Engine::LeafLosses Engine::accumulate_gradients(int64_t step, const BatchOf& bat
     model_.params().use_gradients(fold_->next(stream_));
     saved_.reset();
     Context ctx = context(step, first_sequence);
-    const LossSum loss = model_.forward_backward(ctx, batch, loss_scale);
+    LossSum loss = model_.forward_backward(ctx, batch, loss_scale);
+    loss.extra_by_layer.resize(static_cast<size_t>(config_.model.layers));  // none on the meta device
     losses.nll.push_back(loss.nll);
-    losses.extra.push_back(loss.extra_loss);
+    losses.extra.insert(losses.extra.end(), loss.extra_by_layer.begin(), loss.extra_by_layer.end());
     fold_->push(stream_);
   }
   return losses;
@@ -135,13 +158,15 @@ StepNumbers Engine::step(int64_t step, const BatchOf& batch_of, double learning_
   progress(kGradientExchange);
   Communicator& data = *parallel_.data;
   const Tensor grad = exchange_gradients();
-  const std::vector<double> nll = data.gather_lists(mine.nll), extra = data.gather_lists(mine.extra);
-  numbers.loss = tree_sum(nll) / static_cast<double>(config_.train.tokens_per_step) +
-                 tree_sum(extra) / static_cast<double>(extra.size());
+  const std::vector<double> nll = data.gather_lists(mine.nll);
+  const std::vector<double> extra = mean_over_leaves(data.gather_lists(mine.extra), nll.size());
+  numbers.loss = tree_sum(nll) / static_cast<double>(config_.train.tokens_per_step);
+  for (const double layer : extra) numbers.loss += layer;
   std::vector<double> squares = chunk_square_sums(stream_, scratch_, model_.params(), optimizer_->range(), grad);
   if (config_.parallel.zero == 1) squares = data.gather_lists(squares);
   numbers.gradient_norm = std::sqrt(tree_sum(squares));
   numbers.finite = std::isfinite(numbers.loss) && std::isfinite(numbers.gradient_norm);
+  finish_layers(extra, numbers);
   numbers.communication_ms = watch.lap();
   if (!numbers.finite) return numbers;
 
@@ -156,10 +181,41 @@ StepNumbers Engine::step(int64_t step, const BatchOf& batch_of, double learning_
   return numbers;
 }
 
+void Engine::clear_counters() {
+  for (const FfnLayer* layer : model_.ffn_layers()) {
+    if (layer->counters().defined()) ops::fill_zero(stream_, layer->counters());
+  }
+}
+
+std::vector<std::vector<double>> Engine::gather_counters() {
+  std::vector<std::vector<double>> all;
+  for (const FfnLayer* layer : model_.ffn_layers()) {
+    all.emplace_back();
+    if (!layer->counters().defined() || stream_.is_meta()) continue;
+    const std::vector<double> mine = read_values(stream_, layer->counters());
+    const std::vector<double> ranks = parallel_.data->gather_lists(mine);
+    all.back().resize(mine.size());
+    for (size_t i = 0; i < ranks.size(); ++i) all.back()[i % mine.size()] += ranks[i];
+  }
+  return all;
+}
+
+void Engine::finish_layers(const std::vector<double>& extra_losses, StepNumbers& numbers) {
+  const std::vector<std::vector<double>> counts = gather_counters();
+  for (size_t i = 0; i < counts.size(); ++i) {
+    if (counts[i].empty()) continue;
+    FfnLayer& layer = *model_.ffn_layers()[i];
+    Json statistics = layer.statistics(counts[i]);
+    statistics["balance_loss"] = extra_losses[i];
+    numbers.ffn[cat(i)] = std::move(statistics);
+    if (numbers.finite) layer.after_step(stream_, counts[i]);
+  }
+}
+
 std::vector<float> Engine::evaluate(const Batch& batch) {
   saved_.reset();
   Context ctx = context(0, 0);
-  ctx.training = false;
+  ctx.training = ctx.count_choices = false;
   std::vector<float> token_nll;
   model_.evaluate(ctx, batch, stream_.is_meta() ? nullptr : &token_nll);
   return token_nll;
@@ -190,6 +246,9 @@ std::string Engine::state_hash() {
     for (const AdamW::Piece& piece : optimizer_->pieces()) add(piece.*state);
     if (config_.parallel.zero == 1) hashes = parallel_.data->gather_lists(hashes);
     hashes.insert(hashes.begin(), all.begin(), all.end());
+  }
+  for (const State& state : model_.params().states()) {
+    if (state.spec.saved) add(state.value);
   }
   return hash128(hashes.data(), hashes.size() * sizeof(Hash128)).hex();
 }

@@ -4,6 +4,7 @@
 #include "comm/tree.h"
 #include "config/config.h"
 #include "core/arena.h"
+#include "core/json.h"
 #include "data/batch_source.h"
 #include "model/transformer.h"
 #include "nn/context.h"
@@ -36,6 +37,7 @@ struct StepNumbers {
   double gradient_norm = 0;  // before clipping, over all parameters
   bool finite = true;        // loss and norm; when false nothing was updated
   double forward_backward_ms = 0, communication_ms = 0, optimizer_ms = 0;
+  Json ffn = Json::object();  // "LAYER": what the layer counted, and balance_loss; layers that count nothing are absent
 };
 
 class Engine {
@@ -66,7 +68,8 @@ class Engine {
   const Config& config() const { return config_; }
   // After weights or moments were loaded into the optimizer's pieces: rounds, and gathers the other ranks' values.
   void publish_values();
-  // XXH3-128 over weights and moments of every parameter chunk in flat order: equal for any number of ranks.
+  // XXH3-128 over weights and moments of every parameter chunk in flat order, and saved state: equal for any number of
+  // ranks.
   std::string state_hash();
 
   // What this rank allocated, by name; equal to Measurement::memory.
@@ -74,11 +77,17 @@ class Engine {
   size_t memory_bytes() const;
 
  private:
+  // Of this rank's micro-batches.
   struct LeafLosses {
-    std::vector<double> nll, extra;  // of this rank's micro-batches
+    std::vector<double> nll;
+    std::vector<double> extra;  // [micro-batch, layer]
   };
   LeafLosses accumulate_gradients(int64_t step, const BatchOf& batch_of, const Progress& progress);
   Tensor exchange_gradients();
+  void clear_counters();
+  // Of each layer, over all ranks; empty for layers that count nothing.
+  std::vector<std::vector<double>> gather_counters();
+  void finish_layers(const std::vector<double>& extra_losses, StepNumbers& numbers);
   std::vector<std::pair<std::string, size_t>> memory_with(ArenaSizes arenas) const;
   Context context(int64_t step, int64_t first_sequence);
 

@@ -19,7 +19,7 @@ struct StepReport {
   double model_tflops = 0;    // analytic train FLOPs (methods.md section 7) a second, all ranks
   std::optional<double> mfu;  // empty where no peak is known
   int64_t memory_bytes = 0;   // this rank's planned tensors
-  Json ffn;                   // per sparse layer: load statistics
+  Json ffn = Json::object();  // per sparse layer, by number: load statistics
   std::string state_hash;     // empty unless asked for
 };
 

@@ -44,12 +44,25 @@ class OutputFile {
     values_.emplace_back(values.begin(), values.end());
     tensors_.push_back({{name, DType::kF32, std::move(shape)}, values_.back().data()});
   }
+  void add(const std::string& name, std::vector<int64_t> shape, const std::vector<int32_t>& values) {
+    indices_.push_back(values);
+    tensors_.push_back({{name, DType::kI32, std::move(shape)}, indices_.back().data()});
+  }
   void write(const std::string& path) const { write_safetensors(path, tensors_); }
 
  private:
-  std::deque<std::vector<float>> values_;  // the tensors point into it
+  std::deque<std::vector<float>> values_;  // the tensors point into these
+  std::deque<std::vector<int32_t>> indices_;
   std::vector<SafetensorsData> tensors_;
 };
+
+void add_choices(OutputFile& out, const std::vector<ChoiceRecord>& choices) {
+  for (const ChoiceRecord& record : choices) {
+    const std::vector<int64_t> shape{std::ssize(record.blocks) / record.per_token, record.per_token};
+    out.add(cat("layers.", record.layer, ".ffn.blocks"), shape, record.blocks);
+    out.add(cat("layers.", record.layer, ".ffn.weights"), shape, record.weights);
+  }
+}
 
 std::vector<int64_t> dimensions(const Shape& shape) {
   std::vector<int64_t> dims;
@@ -114,6 +127,7 @@ void probe(const Config& config, const std::optional<FoundCheckpoint>& from, con
     const Tensor grad = param.grad.view({param.count}).slice(0, param.spec.shape.numel());  // without padded rows
     out.add("grad." + param.spec.name, dimensions(param.spec.shape), read_values(stream, grad));
   }
+  add_choices(out, inspection.choices);
   out.write(options.out);
   if (!options.save.empty()) save_weights(*alone, config, options.save);
 }

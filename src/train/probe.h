@@ -17,10 +17,11 @@ struct ProbeOptions {
   bool training = false;  // dropout and choices as in training
 };
 
-// One forward and backward pass with everything written out: loss, extra_loss, logits [B, T, V], hidden.I [B, T, D] and
-// grad.NAME of every parameter, f32. The loss is the mean cross-entropy over B·T targets plus the extra losses. Weights
-// come from `from`, or are the initial ones of config.train.seed. Throws UsageError for a file that is no B rows of at
-// most context + 1 ids, DamagedError for an id at or above the vocabulary.
+// One forward and backward pass with everything written out, f32 unless told: loss, extra_loss, logits [B, T, V],
+// hidden.I [B, T, D], grad.NAME of every parameter, and of each layer that chooses layers.I.ffn.blocks [B·T, b] i32
+// with layers.I.ffn.weights [B·T, b]. The loss is the mean cross-entropy over B·T targets plus the extra losses.
+// Weights come from `from`, or are the initial ones of config.train.seed. Throws UsageError for a file that is no B
+// rows of at most context + 1 ids, DamagedError for an id at or above the vocabulary.
 void probe(const Config& config, const std::optional<FoundCheckpoint>& from, const ProbeOptions& options);
 
 }  // namespace sffn

@@ -5,6 +5,17 @@
 #include <algorithm>
 
 namespace sffn {
+namespace {
+
+// State is whole on every rank and fp32 whatever the precision of the model.
+void add_states(ParamStore& params, std::vector<Piece>& pieces) {
+  for (const State& state : params.states()) {
+    if (!state.spec.saved) continue;
+    pieces.push_back({state.spec.name, state.spec.shape, 0, state.spec.shape.numel(), state.value.data<float>()});
+  }
+}
+
+}  // namespace
 
 StatePieces state_pieces(Engine& engine, FlatRange range) {
   StatePieces state;
@@ -22,6 +33,7 @@ StatePieces state_pieces(Engine& engine, FlatRange range) {
     state.moments.push_back(part("adam.m:" + param.spec.name, piece.m));
     state.moments.push_back(part("adam.v:" + param.spec.name, piece.v));
   }
+  add_states(engine.model().params(), state.parameters);
   return state;
 }
 
@@ -34,6 +46,7 @@ std::vector<Piece> whole_pieces(ParamStore& params, std::vector<std::vector<floa
     staging.emplace_back(count);
     pieces.push_back({param.spec.name, param.spec.shape, 0, count, staging.back().data()});
   }
+  add_states(params, pieces);
   return pieces;
 }
 

@@ -76,6 +76,18 @@ Json train_paths(const Json& config) {
   return train == nullptr ? Json() : *train;
 }
 
+// " (layer 5: 12 scores of blocks are NaN)", or nothing.
+std::string nan_scores(const Json& ffn) {
+  std::string list;
+  for (const Json::Member& layer : ffn.as_object()) {
+    const Json* nans = layer.value.find("nan_scores");
+    if (nans == nullptr) continue;
+    list += cat(list.empty() ? " (" : "; ", "layer ", layer.key, ": ", static_cast<int64_t>(nans->as_double()),
+                " scores of blocks are NaN");
+  }
+  return list.empty() ? list : list + ")";
+}
+
 class Run {
  public:
   Run(Config config, const TrainOptions& options, Communicator& world, const Beat& beat)
@@ -223,6 +235,7 @@ void Run::report(const StepNumbers& numbers, double step_ms) {
   r.tokens_per_second = static_cast<double>(config_.train.tokens_per_step) / step_ms * 1e3;
   r.model_tflops = train_flops_per_token_ * r.tokens_per_second * 1e-12;
   r.memory_bytes = static_cast<int64_t>(engine_->memory_bytes());
+  r.ffn = numbers.ffn;
   if (config_.log.state_hash) r.state_hash = engine_->state_hash();
   on_hooks([&](Hook& hook) { hook.after_step(r); });
 }
@@ -239,10 +252,10 @@ void Run::one_step() {
   const StepNumbers numbers =
       engine_->step(step, batch_of, learning_rate(config_.optimizer, config_.train.steps, step), progress);
   if (!numbers.finite) {
-    throw AgreedError(
-        ExitCode::kRunFailed,
-        cat("step ", step, ": the loss is ", numbers.loss, " and the gradient norm ", numbers.gradient_norm,
-            "; the weights are those of step ", step_, ": resume with a lower learning rate or other data"));
+    throw AgreedError(ExitCode::kRunFailed,
+                      cat("step ", step, ": the loss is ", numbers.loss, " and the gradient norm ",
+                          numbers.gradient_norm, nan_scores(numbers.ffn), "; the weights are those of step ", step_,
+                          ": resume with a lower learning rate or other data"));
   }
   step_ = step;
   report(numbers, milliseconds_since(start));

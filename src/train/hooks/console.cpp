@@ -1,6 +1,7 @@
 #include "core/log.h"
 #include "train/hooks.h"
 
+#include <algorithm>
 #include <cmath>
 #include <cstdio>
 
@@ -25,6 +26,21 @@ std::string thousands(double value) {
   return value >= 1e4 ? format("%.1fK", value * 1e-3) : format("%.0f", value);
 }
 
+// "  load 1.8x, 3% dead": of the sparse layers the most loaded block over the mean, and the largest share of blocks
+// that nobody chose. Nothing without sparse layers.
+std::string load_of(const Json& ffn) {
+  double most = 0, dead = 0;
+  bool any = false;
+  for (const Json::Member& layer : ffn.as_object()) {
+    const Json *load = layer.value.find("load_max_over_mean"), *share = layer.value.find("dead_blocks");
+    if (load == nullptr || share == nullptr) continue;
+    any = true;
+    most = std::max(most, load->as_double());
+    dead = std::max(dead, share->as_double());
+  }
+  return any ? format("  load %.1fx, %.0f%% dead", most, 100 * dead) : "";
+}
+
 class ConsoleHook final : public Hook {
  public:
   explicit ConsoleHook(int64_t every) : every_(every) {}
@@ -36,7 +52,8 @@ class ConsoleHook final : public Hook {
                      r.step, r.steps, r.loss, r.learning_rate, r.gradient_norm, r.step_ms,
                      thousands(r.tokens_per_second).c_str(), r.model_tflops,
                      static_cast<double>(r.memory_bytes) / (1 << 20),
-                     duration(seconds_ * static_cast<double>(r.steps - r.step)).c_str()));
+                     duration(seconds_ * static_cast<double>(r.steps - r.step)).c_str()) +
+              load_of(r.ffn));
   }
 
   void after_evaluation(const EvaluationReport& r) override {

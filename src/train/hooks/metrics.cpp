@@ -24,7 +24,7 @@ class MetricsHook final : public Hook {
     record["model_tflops"] = r.model_tflops;
     record["mfu"] = r.mfu ? Json(*r.mfu) : Json();
     record["memory_bytes"] = r.memory_bytes;
-    record["ffn"] = r.ffn.is_null() ? Json::object() : r.ffn;
+    record["ffn"] = r.ffn;
     if (!r.state_hash.empty()) record["state_hash"] = r.state_hash;
     put(record);
   }
