@@ -78,6 +78,7 @@ class ConfigReader {
     if (collecting()) return T{};
     T value{};
     take(key, need(key, cat(type_name(value), " ", range.text())), range, value);
+    resolve(key, value);
     return value;
   }
   template <class T>
@@ -85,9 +86,11 @@ class ConfigReader {
     note(key, type_name(fallback), {.value = Json(fallback)}, range.text(), meaning);
     T value = fallback;
     if (const Json* found = find(key)) take(key, *found, range, value);
+    resolve(key, value);
     return value;
   }
-  // A key whose default follows from others: `rule` describes it, the caller computes it.
+  // A key whose default follows from others: `rule` describes it, the caller computes it, and resolves it where the
+  // resolved configuration shall show it.
   template <class T>
   std::optional<T> derived(std::string_view key, const std::string& rule, std::string_view meaning,
                            Range range = kAnyNumber) {
@@ -107,7 +110,9 @@ class ConfigReader {
     Default shown{.rule = rule};
     if (rule.empty()) shown.value = name_of(table, fallback);
     const std::optional<size_t> choice = pick(key, names, shown, meaning);
-    return choice ? table[*choice].value : fallback;
+    const T value = choice ? table[*choice].value : fallback;
+    resolve(key, std::string(name_of(table, value)));
+    return value;
   }
   // An integer, or `word`, which reads as `word_value` and is the default.
   int64_t integer_or(std::string_view key, std::string_view word, int64_t word_value, std::string_view meaning,
@@ -125,6 +130,10 @@ class ConfigReader {
   void document(std::string_view key, std::string_view type, std::string_view meaning) {
     note(key, type, {.required = true}, "", meaning);
   }
+
+  // The object with every key that was read and its value, defaults included: it reads back to the same.
+  const Json& resolved() const { return resolved_; }
+  void resolve(std::string_view key, Json value) { resolved_[std::string(key)] = std::move(value); }
 
   const std::string& path() const { return path_; }
   const Json& json() const { return *object_; }  // of a reader that is not collecting
@@ -162,6 +171,7 @@ class ConfigReader {
   std::string file_, path_;
   Schema* schema_ = nullptr;
   std::vector<std::string> known_;
+  Json resolved_ = Json::object();
 };
 
 }  // namespace sffn

@@ -37,7 +37,15 @@ constexpr Rule kRules[] = {
     {"model.dropout", Change::kLoud},
 };
 
+// Keys of the entries of model.sparse_ffn, by their end: how a layer is computed is no part of the model, and what
+// pulls on its load may be turned.
+constexpr Rule kEntryRules[] = {
+    {".expert_compute", Change::kSilent}, {".balance.weight", Change::kLoud}, {".balance.rate", Change::kLoud}};
+
 Change change_of(const std::string& path) {
+  for (const Rule& rule : kEntryRules) {
+    if (path.starts_with("model.sparse_ffn.") && path.ends_with(rule.path)) return rule.change;
+  }
   Change change = Change::kRefused;
   size_t longest = 0;
   for (const Rule& rule : kRules) {

@@ -61,6 +61,8 @@ BalanceOptions parse_balance(ConfigReader& entry, BalanceType type, bool gated) 
     reader.fail("type", "is cv2, which needs a method that weighs its blocks; use switch, entropy or bias");
   }
   reader.finish();
+  reader.resolve("weight", options.weight);
+  entry.resolve("balance", reader.resolved());
   return options;
 }
 

@@ -32,10 +32,11 @@ const FfnMethod& method_of(const ConfigReader& reader, const std::string& type) 
 FfnEntry read_entry(const Json& entry, const ModelConfig& model, const std::string& file, const std::string& path) {
   ConfigReader reader(entry, file, path);
   reader.document("layers", "selection of layers", "Layers that take the entry.");
+  if (const Json* layers = entry.find("layers")) reader.resolve("layers", *layers);
   const std::string type = reader.required<std::string>("type", "Method.");
   std::unique_ptr<FfnOptions> options = method_of(reader, type).parse(reader, model);
   reader.finish();
-  return {type, std::move(options)};
+  return {type, std::move(options), reader.resolved()};
 }
 
 }  // namespace
@@ -69,6 +70,20 @@ std::vector<FfnEntry> resolve_ffn(const ModelConfig& model, const std::string& f
                                : read_entry(model.sparse_ffn.as_array()[entry], model, file, cat(list, ".", entry)));
   }
   return layers;
+}
+
+Json resolved_json(const Config& config) {
+  const std::vector<int> entry_of =
+      assign_layers(config.model.sparse_ffn, static_cast<int>(config.model.layers), "config: model.sparse_ffn");
+  std::vector<FfnEntry> layers = resolve_ffn(config.model, "config");
+  Config resolved = config;
+  for (size_t i = 0; i < layers.size(); ++i) {
+    if (entry_of[i] < 0) continue;
+    const int64_t tokens = config.train.micro_batch * config.model.context;
+    layers[i].options->resolve(layers[i].resolved, config.model, tokens, config.dtype());
+    resolved.model.sparse_ffn.as_array()[static_cast<size_t>(entry_of[i])] = layers[i].resolved;
+  }
+  return to_json(resolved);
 }
 
 }  // namespace sffn

@@ -27,6 +27,8 @@ class FfnOptions {
   virtual ~FfnOptions() = default;
   virtual FfnCost cost(const ModelConfig&) const = 0;
   virtual std::unique_ptr<FfnLayer> make(const FfnBuild&) const = 0;
+  // Sets what depends on the run in a resolved entry: `tokens` of a micro-batch, in activations of `dtype`.
+  virtual void resolve(Json& /*entry*/, const ModelConfig&, int64_t /*tokens*/, DType /*dtype*/) const {}
 };
 
 struct FfnMethod {
@@ -49,10 +51,15 @@ const FfnMethod* find_ffn_method(std::string_view name);  // nullptr when unknow
 struct FfnEntry {
   std::string type;
   std::unique_ptr<FfnOptions> options;
+  Json resolved;  // the entry with every key of its method
 };
 
 // The method of every layer, in order: model.ffn, and what model.sparse_ffn puts in its place. Throws UsageError
 // "FILE: path: …" for an unknown type or key, a layer that does not exist, or two entries that claim one layer.
 std::vector<FfnEntry> resolve_ffn(const ModelConfig&, const std::string& file);
+
+// The resolved configuration, the entries of sparse_ffn with every key of their methods. parse_config of it is the same
+// run.
+Json resolved_json(const Config&);
 
 }  // namespace sffn

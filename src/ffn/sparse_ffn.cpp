@@ -55,9 +55,27 @@ void record_choices(Context& ctx, int64_t layer, const Selection& chosen) {
   ctx.choices->push_back(std::move(record));
 }
 
-SparseFfn::SparseFfn(const FfnBuild& build, const SparseOptions& options, const FfnCost& cost, const MakeSelector& make)
+FfnCost SparseMethod::cost(const ModelConfig& model) const {
+  FfnCost cost = table_cost(model, sparse_.shape);
+  const FfnCost selector = selector_cost(model);
+  cost.parameters += selector.parameters;
+  cost.active_parameters += selector.parameters;
+  cost.flops_per_token += selector.flops_per_token;
+  return cost;
+}
+
+std::unique_ptr<FfnLayer> SparseMethod::make(const FfnBuild& build) const {
+  return std::make_unique<SparseFfn>(build, sparse_, *this);
+}
+
+void SparseMethod::resolve(Json& entry, const ModelConfig& model, int64_t tokens, DType dtype) const {
+  const ExpertForm form = sparse_.form.value_or(cheaper_form(sparse_.shape, tokens, model.d_model, dtype));
+  entry["expert_compute"] = form == ExpertForm::kGrouped ? "grouped" : "masked";
+}
+
+SparseFfn::SparseFfn(const FfnBuild& build, const SparseOptions& options, const SparseMethod& method)
     : options_(options),
-      cost_(cost),
+      cost_(method.cost(build.model)),
       dropout_probability_(build.model.dropout),
       recompute_(build.recompute == Recompute::kFfn),
       layer_(build.layer),
@@ -65,7 +83,7 @@ SparseFfn::SparseFfn(const FfnBuild& build, const SparseOptions& options, const 
       norm_(build.params, cat("layers.", layer_, ".ffn_norm"), d_model_, build.model.norm, build.model.norm_eps),
       tables_(BlockStore::add(build, options.shape)),
       counters_(build.params, layer_, options.shape.blocks()),
-      selector_(make(build, tables_)) {}
+      selector_(method.make_selector(build, tables_)) {}
 
 Dropout SparseFfn::dropout(const Context& ctx, int64_t time) const {
   return site_dropout(ctx, dropout_probability_, RandomSite::kFfnDropout, layer_, time * d_model_);

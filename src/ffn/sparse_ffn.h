@@ -7,7 +7,6 @@
 #include "nn/dropout.h"
 #include "nn/norm.h"
 
-#include <functional>
 #include <memory>
 #include <optional>
 #include <vector>
@@ -51,10 +50,28 @@ class BlockCounters {
 // Appends what was chosen to ctx.choices, where it is set. Weights absent: 1.
 void record_choices(Context&, int64_t layer, const Selection&);
 
+// The options of a method that chooses blocks and weighs them: all but its selector.
+class SparseMethod : public FfnOptions {
+ public:
+  explicit SparseMethod(const SparseOptions& sparse) : sparse_(sparse) {}
+  FfnCost cost(const ModelConfig&) const final;
+  std::unique_ptr<FfnLayer> make(const FfnBuild&) const final;
+  void resolve(Json& entry, const ModelConfig&, int64_t tokens, DType) const final;
+
+  // What choosing and weighing add to the tables: parameters, all of them active, and FLOPs.
+  virtual FfnCost selector_cost(const ModelConfig&) const = 0;
+  virtual std::unique_ptr<Selector> make_selector(const FfnBuild&, const BlockStore&) const = 0;
+
+ protected:
+  const BlockShape& shape() const { return sparse_.shape; }
+
+ private:
+  SparseOptions sparse_;
+};
+
 class SparseFfn final : public FfnLayer {
  public:
-  using MakeSelector = std::function<std::unique_ptr<Selector>(const FfnBuild&, const BlockStore&)>;
-  SparseFfn(const FfnBuild&, const SparseOptions&, const FfnCost&, const MakeSelector&);
+  SparseFfn(const FfnBuild&, const SparseOptions&, const SparseMethod&);
 
   Residual forward(Context&, const FfnInput&, std::unique_ptr<FfnLayer::Saved>&) override;
   void backward(Context&, const FfnLayer::Saved&, Tensor dh) override;

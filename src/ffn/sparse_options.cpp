@@ -18,15 +18,19 @@ int64_t read_cells(ConfigReader& reader, int64_t d_ff) {
   if (reader.collecting()) return 1;
   if (cells && expansion) reader.fail("cells", "and expansion are both given; give one");
   if (!cells && !expansion) reader.fail("expansion", "is missing, and so is cells; give one");
+  const auto resolved = [&](int64_t count) {
+    reader.resolve("cells", count);
+    return count;
+  };
   if (cells) {
     if (*cells < d_ff) reader.fail("cells", cat("is ", *cells, ", an expansion below 1 of d_ff ", d_ff));
-    return *cells;
+    return resolved(*cells);
   }
   const double product = *expansion * static_cast<double>(d_ff);
   if (product != std::floor(product)) {
     reader.fail("expansion", cat("times d_ff is ", product, "; a whole number of cells is expected"));
   }
-  return static_cast<int64_t>(product);
+  return resolved(static_cast<int64_t>(product));
 }
 
 // "active_blocks", or "active_cells" over the block size; as many cells as the dense layer has by default.
@@ -45,6 +49,7 @@ int64_t read_active_blocks(ConfigReader& reader, const BlockShape& shape) {
     reader.fail(blocks ? "active_blocks" : "active_cells",
                 cat("asks for ", k / shape.block_size, " blocks of ", shape.blocks(), "; at most all of them"));
   }
+  reader.resolve("active_cells", k);
   return k / shape.block_size;
 }
 
@@ -55,6 +60,7 @@ SparseOptions parse_sparse(ConfigReader& reader, const ModelConfig& model, const
   BlockShape& shape = options.shape;
   shape.d_ff = reader.derived<int64_t>("d_ff", "model.ffn.d_ff", "Cells of the dense layer it stands for.", kAtLeastOne)
                    .value_or(model.ffn.d_ff);
+  reader.resolve("d_ff", shape.d_ff);
   shape.cells = read_cells(reader, shape.d_ff);
   shape.block_size = rules.block_size
                          ? *rules.block_size
@@ -71,6 +77,7 @@ SparseOptions parse_sparse(ConfigReader& reader, const ModelConfig& model, const
   shape.gated = choice.gated;
   shape.bias = rules.may_have_bias &&
                reader.derived<bool>("bias", "model.ffn.bias", "Biases of keys and values.").value_or(model.ffn.bias);
+  if (rules.may_have_bias) reader.resolve("bias", shape.bias);
   const FormChoice form =
       reader.one_of("expert_compute", kFormNames, FormChoice::kAuto,
                     "Form of the block product: all cells with the unchosen zeroed, or only the chosen "

@@ -2,6 +2,7 @@
 
 #include "core/file.h"
 #include "core/safetensors.h"
+#include "ffn/registry.h"
 #include "model/memory_plan.h"
 #include "model/transformer.h"
 #include "nn/host_values.h"
@@ -81,7 +82,7 @@ void save_weights(Communicator& comm, const Config& config, const std::string& f
   CheckpointContents contents;
   contents.parameters = std::move(state.parameters);
   contents.moments = std::move(state.moments);
-  contents.config = to_json(config);
+  contents.config = resolved_json(config);
   contents.trainer["tokens"] = int64_t{0};
   write_checkpoint(comm, folder, 0, contents);
 }
@@ -117,8 +118,8 @@ void probe(const Config& config, const std::optional<FoundCheckpoint>& from, con
   const LossSum loss = model.forward_backward(ctx, batch, scale, &inspection);
 
   OutputFile out;
-  out.add("loss", {}, {loss.nll * scale + loss.extra_loss});
-  out.add("extra_loss", {}, {loss.extra_loss});
+  out.add("loss", {}, std::vector<double>{loss.nll * scale + loss.extra_loss});
+  out.add("extra_loss", {}, std::vector<double>{loss.extra_loss});
   out.add("logits", {batch.batch, batch.time, config.model.vocab_size}, inspection.logits_out);
   for (size_t i = 0; i < inspection.hidden_out.size(); ++i) {
     out.add(cat("hidden.", i), {batch.batch, batch.time, config.model.d_model}, inspection.hidden_out[i]);

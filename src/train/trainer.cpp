@@ -8,6 +8,7 @@
 #include "core/signals.h"
 #include "data/batch_source.h"
 #include "data/eval_source.h"
+#include "ffn/registry.h"
 #include "model/flops.h"
 #include "train/checkpoint/checkpoint.h"
 #include "train/checkpoint/run_lock.h"
@@ -150,7 +151,7 @@ void Run::open_data() {
 // What may not change between a save and its resume (config/resume.h), and the data.
 void Run::check_resume() const {
   const FoundCheckpoint& found = *resume_.checkpoint;
-  const ResumeChanges changes = compare_for_resume(found.config, to_json(config_));
+  const ResumeChanges changes = compare_for_resume(found.config, resolved_json(config_));
   if (world_.rank() == 0) {
     for (const std::string& change : changes.loud) log::warn("resume: ", change);
   }
@@ -165,7 +166,7 @@ void Run::check_resume() const {
                      cat("is ", config_.train.steps, ", but ", found.folder, " is at step ", found.step));
   }
   const Json* dataset = found.trainer.find("dataset");
-  const bool same_paths = train_paths(found.config) == train_paths(to_json(config_));
+  const bool same_paths = train_paths(found.config) == train_paths(resolved_json(config_));
   if (dataset != nullptr && same_paths && *dataset != Json(data_->fingerprint().hex())) {
     throw DamagedError(
         config_.data.train.front().path,
@@ -215,7 +216,7 @@ void Run::build() {
 void Run::make_hooks() {
   together(world_, [&] {
     if (world_.rank() != 0) return;
-    write_file_atomically(path("config.json"), to_json(config_).dump(2) + "\n");
+    write_file_atomically(path("config.json"), resolved_json(config_).dump(2) + "\n");
     trim_metrics(path("metrics.jsonl"), step_);
     hooks_.push_back(make_console_hook(config_.log.every));
     hooks_.push_back(make_metrics_hook(path("metrics.jsonl"), config_.log.every));
@@ -299,7 +300,7 @@ void Run::save(bool last) {
   CheckpointContents contents;
   contents.parameters = std::move(state.parameters);
   contents.moments = std::move(state.moments);
-  contents.config = to_json(config_);
+  contents.config = resolved_json(config_);
   contents.trainer["tokens"] = step_ * config_.train.tokens_per_step;
   contents.trainer["samples"] = step_ * config_.sequences_per_step();
   contents.trainer["seed"] = static_cast<int64_t>(config_.train.seed);
@@ -340,7 +341,7 @@ RunEnd Run::train() {
   open_data();
   find_start();
   if (world_.rank() == 0) log::also_to_file(path("log.txt"));
-  log::info("configuration: ", to_json(config_).dump(2));
+  log::info("configuration: ", resolved_json(config_).dump(2));
   build();
   CheckpointWriterOptions options;
   options.keep = config_.checkpoint.keep;

@@ -108,25 +108,19 @@ void AvgKSelector::backward(Context& ctx, const Selector::Saved& base, const Sel
   if (trained) ops::block_aggregate_backward(ctx.stream, tables_.keys->grad, dmeans, tables_.keys->value, aggregator_);
 }
 
-class AvgKOptions final : public FfnOptions {
+class AvgK final : public SparseMethod {
  public:
-  AvgKOptions(const SparseOptions& sparse, BlockAggregate aggregator, const BalanceOptions& balance)
-      : sparse_(sparse), aggregator_(aggregator), balance_(balance) {}
+  AvgK(const SparseOptions& sparse, BlockAggregate aggregator, const BalanceOptions& balance)
+      : SparseMethod(sparse), aggregator_(aggregator), balance_(balance) {}
 
-  FfnCost cost(const ModelConfig& model) const override {
-    FfnCost cost = table_cost(model, sparse_.shape);
-    cost.flops_per_token += static_cast<double>(2 * model.d_model * sparse_.shape.blocks());
-    return cost;
+  FfnCost selector_cost(const ModelConfig& model) const override {
+    return {.flops_per_token = static_cast<double>(2 * model.d_model * shape().blocks())};
   }
-  std::unique_ptr<FfnLayer> make(const FfnBuild& build) const override {
-    return std::make_unique<SparseFfn>(
-        build, sparse_, cost(build.model), [&](const FfnBuild& to, const BlockStore& tables) {
-          return std::make_unique<AvgKSelector>(to, tables, sparse_.shape, aggregator_, balance_);
-        });
+  std::unique_ptr<Selector> make_selector(const FfnBuild& build, const BlockStore& tables) const override {
+    return std::make_unique<AvgKSelector>(build, tables, shape(), aggregator_, balance_);
   }
 
  private:
-  SparseOptions sparse_;
   BlockAggregate aggregator_;
   BalanceOptions balance_;
 };
@@ -138,7 +132,7 @@ std::unique_ptr<FfnOptions> parse(ConfigReader& reader, const ModelConfig& model
                     "What stands for the keys of a block, element by element; for value_weighted, l2_mean and first_pc "
                     "see the method's page.");
   const BalanceOptions balance = parse_balance(reader, BalanceType::kNone, false);
-  return std::make_unique<AvgKOptions>(sparse, aggregator, balance);
+  return std::make_unique<AvgK>(sparse, aggregator, balance);
 }
 
 const RegisterFfn kRegistered{
