@@ -1,7 +1,9 @@
 #include "model/memory_plan.h"
 
+#include "comm/communicator.h"
 #include "model/transformer.h"
 
+#include <memory>
 #include <utility>
 
 namespace sffn {
@@ -20,7 +22,9 @@ template <class Pass>
 PassPlan measure(Pass&& pass) {
   Stream stream(meta_runtime());
   Arena saved(meta_runtime(), "saved", kAddressSpace), scratch(meta_runtime(), "scratch", kAddressSpace);
-  Context ctx{.stream = stream, .saved = saved, .scratch = scratch, .parallel = {}};
+  const std::unique_ptr<Communicator> alone = make_self_communicator();
+  const Parallel parallel{alone.get(), alone.get(), alone.get()};
+  Context ctx{.stream = stream, .saved = saved, .scratch = scratch, .parallel = parallel};
   pass(ctx);
   return {.saved = saved.high_water(), .scratch = scratch.high_water(), .work = stream.counter()};
 }

@@ -10,6 +10,7 @@
 #include <cmath>
 #include <cstring>
 #include <map>
+#include <memory>
 #include <optional>
 #include <string>
 #include <utility>
@@ -136,7 +137,8 @@ class ModelRun {
   Context context() {
     saved_.poison();
     scratch_.poison();
-    return {.stream = stream_, .saved = saved_, .scratch = scratch_, .parallel = {}, .seed = 5, .step = 11};
+    const Parallel parallel{alone_.get(), alone_.get(), alone_.get()};
+    return {.stream = stream_, .saved = saved_, .scratch = scratch_, .parallel = parallel, .seed = 5, .step = 11};
   }
   void clear_gradients() { std::memset(gradients_.data(), 0, gradients_.bytes()); }
 
@@ -175,6 +177,7 @@ class ModelRun {
   MemoryPlan plan_;
   Transformer model_;
   Stream stream_;
+  std::unique_ptr<Communicator> alone_ = make_self_communicator();
   Arena saved_, scratch_;
   Buffer gradients_;
 };
