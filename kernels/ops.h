@@ -95,6 +95,11 @@ SFFN_OP(weigh_backward)
 SFFN_OP(gather_cells)
 SFFN_OP(scatter_cells)
 SFFN_OP(permute_rows)
+SFFN_OP(product_top_k)
+SFFN_OP(product_scores_forward)
+SFFN_OP(product_scores_backward)
+SFFN_OP(split_columns)
+SFFN_OP(join_columns)
 
 #undef SFFN_OP
 

@@ -31,10 +31,11 @@ void copy_row(To* to, const From* from, int64_t G) {
   for (int64_t j = 0; j < G; ++j) to[j] = static_cast<float>(from[j]);
 }
 
+// to += weight·from
 template <class T>
-void scale_row(T* to, const T* from, float weight, int64_t G) {
+void add_row(T* to, const T* from, float weight, int64_t G) {
 #pragma omp simd
-  for (int64_t j = 0; j < G; ++j) to[j] = weight * static_cast<float>(from[j]);
+  for (int64_t j = 0; j < G; ++j) to[j] = static_cast<float>(to[j]) + weight * static_cast<float>(from[j]);
 }
 
 template <class To, class From>
@@ -58,8 +59,7 @@ void scatter(T* cells, const T* h, const float* weights, const int32_t* blocks, 
       std::fill_n(cells + n * M, M, T());
       for (int64_t c = n * b; c < (n + 1) * b; ++c) {
         if (blocks[c] < 0) continue;
-        T* to = cells + n * M + blocks[c] * G;
-        weights != nullptr ? scale_row(to, h + c * G, weights[c], G) : copy_row(to, h + c * G, G);
+        add_row(cells + n * M + blocks[c] * G, h + c * G, weights != nullptr ? weights[c] : 1.0f, G);
       }
     }
   });

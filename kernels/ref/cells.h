@@ -12,7 +12,7 @@ void gather_cells(T* out, const T* cells, const int32_t* blocks, int64_t N, int6
   }
 }
 
-// cells = 0, then cells[n, blocks[n,i]·G + j] = weights[n,i]·h[n·b + i, j]; nothing for a block of -1
+// cells = 0, then cells[n, blocks[n,i]·G + j] += weights[n,i]·h[n·b + i, j]; nothing for a block of -1
 template <class T>
 void scatter_cells(T* cells, const T* h, const T* weights, const int32_t* blocks, int64_t N, int64_t b, int64_t G,
                    int64_t M) {
@@ -20,7 +20,7 @@ void scatter_cells(T* cells, const T* h, const T* weights, const int32_t* blocks
   for (int64_t c = 0; c < N * b; ++c) {
     if (blocks[c] < 0) continue;
     for (int64_t j = 0; j < G; ++j) {
-      cells[c / b * M + blocks[c] * G + j] = (weights != nullptr ? weights[c] : T(1)) * h[c * G + j];
+      cells[c / b * M + blocks[c] * G + j] += (weights != nullptr ? weights[c] : T(1)) * h[c * G + j];
     }
   }
 }

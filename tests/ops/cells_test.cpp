@@ -77,6 +77,19 @@ TEST_CASE("gathered cells of tokens in order are the equation's", "[ops][cells]"
   CHECK(rows == std::vector<double>{7, 8, 0, 0, 1, 2, 3, 4});
 }
 
+// Kills: a second choice of a block that takes the place of the first.
+TEST_CASE("cells of a block that a token chooses twice are added", "[ops][cells]") {
+  Stream stream(cpu_runtime());
+  for (DType dtype : {DType::kF32, DType::kBF16, DType::kF64}) {
+    const HostTensor cells(dtype, {1, 4}, {9, 9, 9, 9}), h(dtype, {3, 2}, {1, 2, 3, 4, 5, 6});
+    const HostTensor blocks(DType::kI32, {1, 3}, {0, 1, 0}), weights(accumulate_type(dtype), {1, 3}, {2, 3, 4});
+    ops::scatter_cells(stream, cells, h, weights, blocks);
+    CHECK(cells.values() == std::vector<double>{22, 28, 9, 12});
+    ops::scatter_cells(stream, cells, h, Tensor(), blocks);
+    CHECK(cells.values() == std::vector<double>{6, 8, 3, 4});
+  }
+}
+
 // Kills: reading or writing outside a row.
 TEST_CASE("a block or row outside the range is an error that names it", "[ops][cells]") {
   CellsCase c({3, 1, 4, 2, 2, 8}, DType::kF32, DType::kF32);
