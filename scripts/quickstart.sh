@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# From a fresh machine to a trained model in minutes: installs what is missing, builds, prepares real text found here,
-# trains a small transformer on two ranks, evaluates it on held-out text and writes a sample.
+# From a fresh machine to a trained sparse model in minutes: installs what is missing, builds, prepares real text found
+# here, trains a small Avg-K model and a dense one of equal FLOPs on two ranks each, and compares them on held-out text.
 #   scripts/quickstart.sh [--steps N] [--run DIR]      defaults: the steps of configs/quickstart.json, runs/quickstart
 set -euo pipefail
 source "$(dirname "$0")/common.sh"
@@ -18,28 +18,34 @@ cd "$root"
 sffn=build-cpu/tools/sffn data=data/quickstart
 started=$SECONDS
 
-say "1/5 packages and build"
+say "1/6 packages and build"
 install_packages
 build cpu sffn
 
-say "2/5 text from this machine"
+say "2/6 text from this machine"
 if [ ! -e "$data/prose/manifest.json" ] || [ ! -e "$data/code/manifest.json" ]; then
   scripts/gather_text.sh prose "$data/text/prose" 5
   scripts/gather_text.sh code "$data/text/code" 1
 fi
 "$sffn" prepare --input "$data/text/prose" --out "$data/prose" --tokenizer bytes --val-fraction 0.05
-"$sffn" prepare --input "$data/text/code" --out "$data/code" --tokenizer bytes --val-fraction 0.5
+"$sffn" prepare --input "$data/text/code" --out "$data/code" --tokenizer bytes --val-fraction 0.2
 
-say "3/5 training on 2 ranks"
+say "3/6 training on 2 ranks: Avg-K, 8 times the memory in every second layer"
 launch 2 "$sffn" train configs/quickstart.json --run "$run" ${steps[@]+"${steps[@]}"}
 
-say "4/5 evaluation on held-out text"
-launch 2 "$sffn" eval --checkpoint "$run" --data "prose=$data/prose/val-*.bin" --data "code=$data/code/val-*.bin"
+say "4/6 the dense baseline of equal FLOPs"
+launch 2 "$sffn" train configs/quickstart-dense.json --run "$run-dense" ${steps[@]+"${steps[@]}"}
 
-say "5/5 a sample"
+say "5/6 evaluation on held-out text"
+for model in "$run" "$run-dense"; do
+  say "$model:"
+  launch 2 "$sffn" eval --checkpoint "$model" --data "prose=$data/prose/val-*.bin" --data "code=$data/code/val-*.bin"
+done
+
+say "6/6 a sample of the Avg-K model"
 "$sffn" generate --checkpoint "$run" --prompt "The command " --tokens 200 --temperature 0.8 --seed 1
 
 say
-say "done in $((SECONDS - started)) s. The run is in $run: metrics.jsonl, tensorboard/, checkpoints/, log.txt."
+say "done in $((SECONDS - started)) s. The runs are in $run and $run-dense: metrics.jsonl, tensorboard/, checkpoints/, log.txt."
 say "Train on: mpirun -np 2 $sffn train configs/quickstart.json --run $run --steps 2000"
 say "It resumes from the newest checkpoint by itself; stop a run with kill -USR1 to the mpirun process: it saves first."

@@ -5,6 +5,7 @@
 #include "core/signals.h"
 #include "tools/commands.h"
 #include "tools/options.h"
+#include "train/counters.h"
 #include "train/evaluate.h"
 #include "train/inference.h"
 
@@ -19,7 +20,7 @@ namespace sffn {
 namespace {
 
 struct Arguments {
-  std::string checkpoint, out, backend = "auto";
+  std::string checkpoint, out, usage, backend = "auto";
   std::vector<std::string> data;
   int64_t context = 0, stride = 0, batch = 8;
   bool json = false, no_verify = false;
@@ -103,6 +104,20 @@ void print_table(const Json& report) {
               report.find("documents")->as_string().c_str());
 }
 
+// {"LAYER": {"load": [choices of each block], statistics…}} since the counters were cleared, over all ranks.
+Json usage_of(InferenceModel& model, Communicator& ranks) {
+  const std::vector<std::vector<double>> counters = gather_counters(model.model(), model.stream(), ranks);
+  const Json load = block_load(model.model(), counters);
+  Json layers = Json::object();
+  for (size_t i = 0; i < counters.size(); ++i) {
+    if (counters[i].empty()) continue;
+    Json layer = model.model().ffn_layers()[i]->statistics(counters[i]);
+    if (const Json* blocks = load.find(cat(i))) layer["load"] = *blocks;
+    layers[cat(i)] = std::move(layer);
+  }
+  return layers;
+}
+
 int run_rank(World& world, const Arguments& arguments) {
   Communicator& ranks = world.ranks();
   log::start(ranks.rank(), arguments.json, arguments.json);
@@ -117,8 +132,11 @@ int run_rank(World& world, const Arguments& arguments) {
   together(ranks, [&] { sets = open_sets(arguments, model); });
 
   std::map<std::string, EvaluationResult> results;
+  Json usage = Json::object();
+  if (!arguments.usage.empty()) model.count_choices();
   ProgressLines lines;
   for (const auto& [name, source] : sets) {
+    clear_counters(model.model(), model.stream());
     const auto progress = [&, set = name](int64_t done, int64_t total) {
       world.heartbeat().beat(0, "evaluation", done + 1);
       lines.show(set, done, total);
@@ -128,10 +146,12 @@ int run_rank(World& world, const Arguments& arguments) {
     if (!evaluate_set(source, arguments.batch, ranks, token_nll, progress, results[name])) {
       return interrupted(ranks.max_value(signals::stop_signal()));
     }
+    usage[name] = usage_of(model, ranks);
   }
   together(ranks, [&] {
     if (ranks.rank() != 0) return;
     const Json report = report_of(arguments, model, results);
+    if (!arguments.usage.empty()) write_file_atomically(arguments.usage, usage.dump(2) + "\n");
     if (!arguments.out.empty()) write_file_atomically(arguments.out, report.dump(2) + "\n");
     if (arguments.json)
       print_json(report);
@@ -159,6 +179,8 @@ void add_eval_command(CLI::App& app, Chosen& chosen) {
       ->check(CLI::PositiveNumber)
       ->capture_default_str();
   command->add_option("--out", arguments->out, "also write the JSON report here");
+  command->add_option("--usage", arguments->usage,
+                      "write here, per set and sparse layer, how often each block was chosen");
   command->add_option("--backend", arguments->backend, "auto | cpu | cuda")->capture_default_str();
   command->add_flag("--json", arguments->json, "print the JSON report in place of the table");
   command->add_flag("--no-verify", arguments->no_verify, "do not compare checksums when the checkpoint is loaded");

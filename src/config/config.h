@@ -131,6 +131,7 @@ struct LogConfig {
   int64_t every = 10;
   bool tensorboard = true;
   bool state_hash = false;
+  bool block_load = false;
 
   bool operator==(const LogConfig&) const = default;
 };

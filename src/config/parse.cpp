@@ -126,6 +126,8 @@ LogConfig read_log(ConfigReader reader) {
   LogConfig l;
   l.every = reader.optional("every", l.every, "Steps between lines of the console and of metrics.jsonl.", kAtLeastOne);
   l.tensorboard = reader.optional("tensorboard", l.tensorboard, "Write TensorBoard events.");
+  l.block_load = reader.optional("block_load", l.block_load,
+                                 "Write the choices of every block at each logged step into block_load.jsonl.");
   l.state_hash =
       reader.optional("state_hash", l.state_hash, "Put a hash of parameters, moments and counters into metrics.jsonl.");
   reader.finish();

@@ -106,6 +106,7 @@ Json to_json(const Config& c) {
   json["log"]["every"] = c.log.every;
   json["log"]["tensorboard"] = c.log.tensorboard;
   json["log"]["state_hash"] = c.log.state_hash;
+  json["log"]["block_load"] = c.log.block_load;
   return json;
 }
 

@@ -25,6 +25,7 @@ PassPlan measure(Pass&& pass) {
   const std::unique_ptr<Communicator> alone = make_self_communicator();
   const Parallel parallel{alone.get(), alone.get(), alone.get()};
   Context ctx{.stream = stream, .saved = saved, .scratch = scratch, .parallel = parallel};
+  ctx.count_choices = true;
   pass(ctx);
   return {.saved = saved.high_water(), .scratch = scratch.high_water(), .work = stream.counter()};
 }

@@ -2,7 +2,7 @@
 
 #include "core/hash.h"
 #include "kernels/ops.h"
-#include "nn/host_values.h"
+#include "train/counters.h"
 
 #include <chrono>
 #include <cmath>
@@ -122,7 +122,7 @@ Engine::LeafLosses Engine::accumulate_gradients(int64_t step, const BatchOf& bat
   const LeafRange leaves = tree_->share(parallel_.data->rank());
   LeafLosses losses;
   fold_->start();
-  clear_counters();
+  clear_counters(model_, stream_);
   for (int64_t leaf = leaves.first; leaf < leaves.last; ++leaf) {
     const int64_t first_sequence = leaf * config_.train.micro_batch;
     progress("data");
@@ -181,27 +181,9 @@ StepNumbers Engine::step(int64_t step, const BatchOf& batch_of, double learning_
   return numbers;
 }
 
-void Engine::clear_counters() {
-  for (const FfnLayer* layer : model_.ffn_layers()) {
-    if (layer->counters().defined()) ops::fill_zero(stream_, layer->counters());
-  }
-}
-
-std::vector<std::vector<double>> Engine::gather_counters() {
-  std::vector<std::vector<double>> all;
-  for (const FfnLayer* layer : model_.ffn_layers()) {
-    all.emplace_back();
-    if (!layer->counters().defined() || stream_.is_meta()) continue;
-    const std::vector<double> mine = read_values(stream_, layer->counters());
-    const std::vector<double> ranks = parallel_.data->gather_lists(mine);
-    all.back().resize(mine.size());
-    for (size_t i = 0; i < ranks.size(); ++i) all.back()[i % mine.size()] += ranks[i];
-  }
-  return all;
-}
-
 void Engine::finish_layers(const std::vector<double>& extra_losses, StepNumbers& numbers) {
-  const std::vector<std::vector<double>> counts = gather_counters();
+  const std::vector<std::vector<double>> counts = gather_counters(model_, stream_, *parallel_.data);
+  numbers.block_load = block_load(model_, counts);
   for (size_t i = 0; i < counts.size(); ++i) {
     if (counts[i].empty()) continue;
     FfnLayer& layer = *model_.ffn_layers()[i];

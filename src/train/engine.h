@@ -38,6 +38,7 @@ struct StepNumbers {
   bool finite = true;        // loss and norm; when false nothing was updated
   double forward_backward_ms = 0, communication_ms = 0, optimizer_ms = 0;
   Json ffn = Json::object();  // "LAYER": what the layer counted, and balance_loss; layers that count nothing are absent
+  Json block_load = Json::object();  // "LAYER": choices of each block in this step
 };
 
 class Engine {
@@ -84,9 +85,6 @@ class Engine {
   };
   LeafLosses accumulate_gradients(int64_t step, const BatchOf& batch_of, const Progress& progress);
   Tensor exchange_gradients();
-  void clear_counters();
-  // Of each layer, over all ranks; empty for layers that count nothing.
-  std::vector<std::vector<double>> gather_counters();
   void finish_layers(const std::vector<double>& extra_losses, StepNumbers& numbers);
   std::vector<std::pair<std::string, size_t>> memory_with(ArenaSizes arenas) const;
   Context context(int64_t step, int64_t first_sequence);

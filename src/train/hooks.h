@@ -16,11 +16,12 @@ struct StepReport {
   double loss = 0;     // mean -log p of the step's tokens, extra losses included
   double learning_rate = 0, gradient_norm = 0;
   double step_ms = 0, tokens_per_second = 0;
-  double model_tflops = 0;    // analytic train FLOPs (methods.md section 7) a second, all ranks
-  std::optional<double> mfu;  // empty where no peak is known
-  int64_t memory_bytes = 0;   // this rank's planned tensors
-  Json ffn = Json::object();  // per sparse layer, by number: load statistics
-  std::string state_hash;     // empty unless asked for
+  double model_tflops = 0;           // analytic train FLOPs (methods.md section 7) a second, all ranks
+  std::optional<double> mfu;         // empty where no peak is known
+  int64_t memory_bytes = 0;          // this rank's planned tensors
+  Json ffn = Json::object();         // per sparse layer, by number: load statistics
+  Json block_load = Json::object();  // per layer that chooses blocks, by number: choices of each block
+  std::string state_hash;            // empty unless asked for
 };
 
 struct EvaluationResult {
@@ -57,6 +58,8 @@ Json to_json(const EvaluationReport& report);  // {"step", "eval": {NAME: {nll, 
 std::unique_ptr<Hook> make_console_hook(int64_t every);
 // RUN/metrics.jsonl, one object a line, appended. A file that cannot be written is warned of once; the run goes on.
 std::unique_ptr<Hook> make_metrics_hook(const std::string& path, int64_t every);
+// RUN/block_load.jsonl, appended: {"step", "load": {"LAYER": [choices of each block in the step]}}.
+std::unique_ptr<Hook> make_block_load_hook(const std::string& path, int64_t every);
 // TensorBoard event file in `folder`, a new one a run.
 std::unique_ptr<Hook> make_tensorboard_hook(const std::string& folder, int64_t every);
 

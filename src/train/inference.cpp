@@ -38,7 +38,9 @@ InferenceModel::InferenceModel(Communicator& comm, const std::string& path, int6
 
 Context InferenceModel::context() {
   saved_->reset();
-  return {stream_, *saved_, *scratch_, {alone_.get(), alone_.get(), alone_.get()}, config_.train.seed, 0, 0, false};
+  Context ctx{stream_, *saved_, *scratch_, {alone_.get(), alone_.get(), alone_.get()}, config_.train.seed, 0, 0, false};
+  ctx.count_choices = count_choices_;
+  return ctx;
 }
 
 std::vector<float> InferenceModel::token_nll(const Batch& batch) {

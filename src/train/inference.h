@@ -31,6 +31,8 @@ class InferenceModel {
   Stream& stream() { return stream_; }
 
   std::vector<float> token_nll(const Batch& batch);  // -log p [B·T]; 0 where the target is -1
+  // From now on passes count their choices (FfnLayer::counters).
+  void count_choices() { count_choices_ = true; }
   // Logits [V] of the token that follows `tokens`, which go on where the last call ended: a prompt first, then one
   // token at a time. Keys and values are kept. When a context has no room for `tokens`, the last half context of all
   // tokens so far is fed again from position 0.
@@ -43,6 +45,7 @@ class InferenceModel {
   FoundCheckpoint found_;
   Config config_;
   int64_t batch_, time_;
+  bool count_choices_ = false;
   Stream stream_;
   std::unique_ptr<Communicator> alone_;
   std::unique_ptr<Transformer> model_;

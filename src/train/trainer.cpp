@@ -220,6 +220,10 @@ void Run::make_hooks() {
     trim_metrics(path("metrics.jsonl"), step_);
     hooks_.push_back(make_console_hook(config_.log.every));
     hooks_.push_back(make_metrics_hook(path("metrics.jsonl"), config_.log.every));
+    if (config_.log.block_load) {
+      trim_metrics(path("block_load.jsonl"), step_);
+      hooks_.push_back(make_block_load_hook(path("block_load.jsonl"), config_.log.every));
+    }
     if (config_.log.tensorboard) hooks_.push_back(make_tensorboard_hook(path("tensorboard"), config_.log.every));
   });
 }
@@ -237,6 +241,7 @@ void Run::report(const StepNumbers& numbers, double step_ms) {
   r.model_tflops = train_flops_per_token_ * r.tokens_per_second * 1e-12;
   r.memory_bytes = static_cast<int64_t>(engine_->memory_bytes());
   r.ffn = numbers.ffn;
+  r.block_load = numbers.block_load;
   if (config_.log.state_hash) r.state_hash = engine_->state_hash();
   on_hooks([&](Hook& hook) { hook.after_step(r); });
 }
