@@ -27,6 +27,7 @@ std::vector<std::vector<double>> gather_counters(const Transformer& model, Strea
 Json block_load(const Transformer& model, const std::vector<std::vector<double>>& counters) {
   Json layers = Json::object();
   for (size_t i = 0; i < counters.size(); ++i) {
+    if (counters[i].empty()) continue;
     Json::Array load;
     for (const double choices : model.ffn_layers()[i]->block_load(counters[i])) {
       load.push_back(static_cast<int64_t>(choices));
