@@ -67,9 +67,8 @@ class Call {
   }
   // The routing of N tokens: its sizes, and its tensors of these sizes.
   void routing(const BlockRouting& r, int64_t N) const {
-    require(r.blocks >= 1 && r.per_token >= 1 && r.per_token <= r.blocks && r.chunk >= 1, "the routing has ", r.blocks,
-            " blocks, ", r.per_token, " a token and chunks of ", r.chunk,
-            " tokens; expected 1 <= per_token <= blocks and a chunk of at least 1");
+    require(r.blocks >= 1 && r.per_token >= 1 && r.chunk >= 1, "the routing has ", r.blocks, " blocks, ", r.per_token,
+            " a token and chunks of ", r.chunk, " tokens; expected at least 1 of each");
     exact("routing.order", r.order, DType::kI32, {N * r.per_token});
     exact("routing.inverse", r.inverse, DType::kI32, {N * r.per_token});
     exact("routing.offsets", r.offsets, DType::kI32, {(N + r.chunk - 1) / r.chunk * r.blocks + 1});

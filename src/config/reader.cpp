@@ -181,6 +181,21 @@ std::pair<double, double> ConfigReader::two_numbers(std::string_view key, std::p
   return fallback;
 }
 
+std::optional<std::pair<int64_t, int64_t>> ConfigReader::two_integers(std::string_view key, const std::string& rule,
+                                                                      std::string_view meaning, Range range) {
+  note(key, "list of 2 integers", {.rule = rule}, cat("each ", range.text()), meaning);
+  const Json* value = find(key);
+  if (value == nullptr) return std::nullopt;
+  if (!value->is_array() || value->as_array().size() != 2) {
+    fail(key, cat("is ", value->is_array() ? cat("a list of ", value->as_array().size()) : shown(*value),
+                  "; a list of 2 integers is expected"));
+  }
+  std::pair<int64_t, int64_t> result;
+  take(cat(key, ".0"), value->as_array()[0], range, result.first);
+  take(cat(key, ".1"), value->as_array()[1], range, result.second);
+  return result;
+}
+
 std::map<std::string, std::string> ConfigReader::strings_by_name(std::string_view key, std::string_view meaning) {
   note(key, "object of strings", {.value = Json::object()}, "", meaning);
   std::map<std::string, std::string> result;

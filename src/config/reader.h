@@ -119,6 +119,9 @@ class ConfigReader {
                      Range range);
   std::pair<double, double> two_numbers(std::string_view key, std::pair<double, double> fallback,
                                         std::string_view meaning, Range range);
+  // Two integers whose default follows from others, as of derived().
+  std::optional<std::pair<int64_t, int64_t>> two_integers(std::string_view key, const std::string& rule,
+                                                          std::string_view meaning, Range range);
   // Names chosen by the user, each with a string. Names: letters, digits, '_', '-', '.', at most 64.
   std::map<std::string, std::string> strings_by_name(std::string_view key, std::string_view meaning);
 

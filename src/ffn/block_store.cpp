@@ -4,6 +4,8 @@
 #include "nn/init.h"
 #include "nn/norm.h"
 
+#include <algorithm>
+
 namespace sffn {
 
 BlockStore BlockStore::add(const FfnBuild& build, const BlockShape& shape) {
@@ -14,8 +16,10 @@ BlockStore BlockStore::add(const FfnBuild& build, const BlockShape& shape) {
     return &build.params.add({.name = name + what, .shape = {count}, .storage = Storage::kVector});
   };
   BlockStore tables;
-  tables.keys = &build.params.add({.name = name + "keys.weight", .shape = {shape.cells, d}, .init = in});
-  if (shape.bias) tables.key_bias = vector("keys.bias", shape.cells);
+  if (shape.keys) {
+    tables.keys = &build.params.add({.name = name + "keys.weight", .shape = {shape.cells, d}, .init = in});
+    if (shape.bias) tables.key_bias = vector("keys.bias", shape.cells);
+  }
   if (shape.gated) {
     tables.gate_keys = &build.params.add({.name = name + "gate_keys.weight", .shape = {shape.cells, d}, .init = in});
   }
@@ -27,11 +31,12 @@ BlockStore BlockStore::add(const FfnBuild& build, const BlockShape& shape) {
 }
 
 FfnCost table_cost(const ModelConfig& model, const BlockShape& shape) {
-  const int64_t d = model.d_model, tables = shape.gated ? 3 : 2;
-  const int64_t per_cell = tables * d + (shape.bias ? 1 : 0);
+  const int64_t d = model.d_model, tables = 1 + (shape.keys ? 1 : 0) + (shape.gated ? 1 : 0);
+  const int64_t per_cell = tables * d + (shape.keys && shape.bias ? 1 : 0);
+  const int64_t unused = std::max<int64_t>(0, shape.cells - shape.active_cells());
   FfnCost cost;
   cost.parameters = shape.cells * per_cell + (shape.bias ? d : 0) + norm_parameters(model);
-  cost.active_parameters = cost.parameters - (shape.cells - shape.active_cells()) * per_cell;
+  cost.active_parameters = cost.parameters - unused * per_cell;
   cost.flops_per_token = static_cast<double>(2 * tables * shape.active_cells() * d);
   return cost;
 }

@@ -16,9 +16,10 @@ struct FfnBuild;
 struct BlockShape {
   int64_t cells = 0;       // M
   int64_t block_size = 0;  // G
-  int64_t per_token = 0;   // b: chosen blocks of a token
+  int64_t per_token = 0;   // b: chosen blocks of a token; of heads together, which may choose alike
   int64_t d_ff = 0;        // of the dense layer it stands for; M = expansion · d_ff
   Activation activation = Activation::kGelu;
+  bool keys = true;  // false: values alone
   bool gated = false;
   bool bias = true;
 

@@ -105,6 +105,7 @@ void ExpertCompute::combine(Context& ctx, Tensor y, const Hidden& hidden, const 
 }
 
 void ExpertCompute::forward(Context& ctx, Tensor y, const Tensor& x, const Selection& chosen, Saved& saved) const {
+  if (!shape_.keys) return forward_values(ctx, y, chosen, saved);
   saved.tokens = x.rows();
   if (form_ == ExpertForm::kGrouped) saved.routing = route(ctx, chosen);
   const ArenaScope scope(ctx.scratch);
@@ -132,13 +133,17 @@ void ExpertCompute::forward_from(Context& ctx, Tensor y, const Tensor& z, const 
 void ExpertCompute::backward(Context& ctx, Tensor dx, Tensor dweights, const Tensor& dy, const Tensor& x,
                              const Selection& chosen, const Saved& saved) const {
   const ArenaScope scope(ctx.scratch);
+  // y = … + c_v
+  if (tables_.value_bias != nullptr) ops::column_sum(ctx.stream, tables_.value_bias->grad, dy);
+  if (!shape_.keys) {
+    ops::fill_zero(ctx.stream, dx);
+    return backward_values(ctx, dweights, dy, chosen, saved);
+  }
   Hidden hidden{.z = saved.z, .gate = saved.gate};
   if (recompute_) {
     hidden = allocate(ctx.scratch, chosen.kept.numel(), x.dtype());
     project(ctx, hidden, x, saved, chosen);
   }
-  // y = … + c_v
-  if (tables_.value_bias != nullptr) ops::column_sum(ctx.stream, tables_.value_bias->grad, dy);
   if (form_ == ExpertForm::kGrouped) {
     backward_grouped(ctx, dx, dweights, dy, x, chosen, saved, hidden);
   } else {

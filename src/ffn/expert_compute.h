@@ -3,6 +3,7 @@
 // and its backward pass (methods.md section 1). Two forms give the same numbers to rounding:
 //   grouped  choices sorted by block: gather, block GEMM, ordered combine; work grows with the active cells k
 //   masked   all M cells as dense products, the unchosen zeroed; work grows with M, but in large GEMMs
+// Without a keys table h = 1: a memory of values alone.
 // Legend: N tokens, D width, M cells, B blocks of G, b chosen, P = N·b.
 #pragma once
 #include "ffn/block_store.h"
@@ -47,6 +48,9 @@ class ExpertCompute {
                         const Saved&, const Hidden&) const;
   void backward_masked(Context&, Tensor dx, Tensor dweights, const Tensor& dy, const Tensor& x, const Selection&,
                        const Hidden&) const;
+  void forward_values(Context&, Tensor y, const Selection&, Saved&) const;
+  void backward_values(Context&, Tensor dweights, const Tensor& dy, const Selection&, const Saved&) const;
+  Tensor weights_as_rows(Context&, const Selection&, DType) const;
   int64_t chunk_tokens(int64_t tokens, DType) const;
 
   BlockShape shape_;

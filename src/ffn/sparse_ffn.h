@@ -22,6 +22,7 @@ struct SparseOptions {
 struct SparseRules {
   std::optional<int64_t> block_size;  // fixed by the method: the key is unknown then
   bool may_have_bias = true;          // the σ-MoE family has none
+  bool has_keys = true;               // false: a memory of values alone, without an activation
 };
 // Throws UsageError naming the key and the rule.
 SparseOptions parse_sparse(ConfigReader&, const ModelConfig&, const SparseRules& = {});

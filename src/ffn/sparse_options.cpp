@@ -70,11 +70,14 @@ SparseOptions parse_sparse(ConfigReader& reader, const ModelConfig& model, const
   }
   if (reader.collecting()) shape.block_size = 1;
   shape.per_token = read_active_blocks(reader, shape);
-  const ActivationChoice inherited{model.ffn.activation, model.ffn.gated};
-  const ActivationChoice choice =
-      reader.one_of("activation", kActivationNames, inherited, "f of h = f(x·Kᵀ).", "model.ffn.activation");
-  shape.activation = choice.activation;
-  shape.gated = choice.gated;
+  shape.keys = rules.has_keys;
+  if (shape.keys) {
+    const ActivationChoice inherited{model.ffn.activation, model.ffn.gated};
+    const ActivationChoice choice =
+        reader.one_of("activation", kActivationNames, inherited, "f of h = f(x·Kᵀ).", "model.ffn.activation");
+    shape.activation = choice.activation;
+    shape.gated = choice.gated;
+  }
   shape.bias = rules.may_have_bias &&
                reader.derived<bool>("bias", "model.ffn.bias", "Biases of keys and values.").value_or(model.ffn.bias);
   if (rules.may_have_bias) reader.resolve("bias", shape.bias);

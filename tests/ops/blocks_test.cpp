@@ -290,8 +290,8 @@ TEST_CASE("ops over blocks refuse each tensor that does not fit the others", "[o
   refused("block_project: routing.inverse is i32 [5]", project(z, x, w, none, broken));
   broken = r, broken.chunk = 5;
   refused("block_project: routing.offsets is i32 [13] on cpu; expected i32 [9]", project(z, x, w, none, broken));
-  broken = r, broken.per_token = 5;
-  refused("block_project: the routing has 4 blocks, 5 a token", project(z, x, w, none, broken));
+  broken = r, broken.per_token = 0;
+  refused("block_project: the routing has 4 blocks, 0 a token", project(z, x, w, none, broken));
   const auto combine = [&](Tensor y_, Tensor h_, Tensor weights_, Tensor w_, Tensor bias_) {
     return [=, &s, &r] { ops::block_combine(s, y_, h_, weights_, w_, bias_, r, Accumulate::kNo); };
   };
