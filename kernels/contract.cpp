@@ -45,8 +45,13 @@ void fill_zero(Stream& stream, Tensor x) { Call(stream, __func__).here("x", x); 
 
 void copy(Stream& stream, Tensor y, const Tensor& x) {
   const Call call(stream, __func__);
-  call.floating("x", x);
-  call.floating("y", y);
+  if (x.dtype() == DType::kI32) {
+    call.here("x", x);
+    call.exact("y", y, DType::kI32, y.shape());
+  } else {
+    call.floating("x", x);
+    call.floating("y", y);
+  }
   if (y.numel() != x.numel()) call.refuse("y", y, cat(x.numel(), " elements, as x ", x.shape().str(), " has"));
 }
 

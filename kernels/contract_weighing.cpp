@@ -163,6 +163,14 @@ void mask_scores(Stream& stream, Tensor scores, double value, const Dropout& dro
   call.dropout(dropout);
 }
 
+void drop_choices(Stream& stream, Tensor out, const Tensor& blocks, int64_t block_count, const Dropout& dropout) {
+  const Call call(stream, __func__);
+  check_blocks(call, blocks, blocks.shape().rank() == 2 ? blocks.rows() : 0);
+  call.exact("out", out, DType::kI32, blocks.shape());
+  call.require(block_count >= 1, "block_count is ", block_count, "; expected at least 1");
+  call.dropout(dropout);
+}
+
 void sigmoid_forward(Stream& stream, Tensor y, const Tensor& x) {
   const Call call(stream, __func__);
   call.accumulator("x", x);

@@ -166,6 +166,19 @@ int64_t ConfigReader::integer_or(std::string_view key, std::string_view word, in
   return value->as_int();
 }
 
+std::optional<double> ConfigReader::number_or_null(std::string_view key, const std::string& none,
+                                                   std::string_view meaning, Range range) {
+  note(key, "number or null", {.rule = cat("null: ", none)}, cat("null or ", range.text()), meaning);
+  resolve(key, nullptr);
+  const Json* found = find(key);
+  if (found == nullptr || found->is_null()) return std::nullopt;
+  if (!found->is_number() || !range.contains(found->as_double())) {
+    wrong(key, *found, cat("number ", range.text(), " or null"));
+  }
+  resolve(key, found->as_double());
+  return found->as_double();
+}
+
 std::pair<double, double> ConfigReader::two_numbers(std::string_view key, std::pair<double, double> fallback,
                                                     std::string_view meaning, Range range) {
   note(key, "list of 2 numbers", {.value = Json::Array{fallback.first, fallback.second}}, cat("each ", range.text()),

@@ -117,6 +117,9 @@ class ConfigReader {
   // An integer, or `word`, which reads as `word_value` and is the default.
   int64_t integer_or(std::string_view key, std::string_view word, int64_t word_value, std::string_view meaning,
                      Range range);
+  // A number, or null, which is the default and stands for `none` in words.
+  std::optional<double> number_or_null(std::string_view key, const std::string& none, std::string_view meaning,
+                                       Range range);
   std::pair<double, double> two_numbers(std::string_view key, std::pair<double, double> fallback,
                                         std::string_view meaning, Range range);
   // Two integers whose default follows from others, as of derived().

@@ -21,6 +21,7 @@ struct Init {
   enum class Kind : uint8_t { kConstant, kNormal, kTruncatedNormal };
   Kind kind = Kind::kConstant;
   double value = 0;  // the constant, or the standard deviation
+  bool equal_rows = false;  // rows are then scaled to one norm; the matrix keeps its standard deviation
 };
 
 struct ParamSpec {

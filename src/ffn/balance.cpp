@@ -97,9 +97,8 @@ void Balance::forward(Context& ctx, const Tensor& scores, const Tensor& weights,
     const Tensor p = ctx.scratch.allocate(scores.shape(), acc, "softmax of scores");
     ops::softmax_rows_forward(ctx.stream, p, saved.lse, scores);
     ops::group_sum(ctx.stream, saved.dsums, p);
-  } else {
-    ops::block_weight_sums(ctx.stream, saved.dsums, weights, blocks);
   }
+  if (options_.of_weights()) ops::block_weight_sums(ctx.stream, saved.dsums, weights, blocks);
   if (saved.lse.defined()) ops::mean_square(ctx.stream, loss, saved.lse, options_.z_weight);
   if (options_.type < BalanceType::kSwitch) return ops::fill_zero(ctx.stream, saved.dsums);
 
@@ -121,7 +120,8 @@ void Balance::backward_scores(Context& ctx, Tensor dscores, const Tensor& scores
   const Tensor p = ctx.scratch.allocate(scores.shape(), scores.dtype(), "softmax of scores");
   ops::softmax_rows_forward(ctx.stream, p, Tensor(), scores);
   const double lse_scale = 2 * options_.z_weight * ctx.extra_loss_scale / static_cast<double>(scores.rows());
-  ops::softmax_rows_backward(ctx.stream, dscores, p, saved.dsums, saved.lse, lse_scale);
+  const Tensor dsums = options_.of_weights() ? Tensor() : saved.dsums;
+  ops::softmax_rows_backward(ctx.stream, dscores, p, dsums, saved.lse, lse_scale);
 }
 
 void Balance::backward_weights(Context& ctx, Tensor dweights, const Tensor& blocks, const Saved& saved) const {

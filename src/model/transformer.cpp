@@ -6,6 +6,7 @@
 #include "model/embedding.h"
 #include "model/loss_head.h"
 #include "nn/host_values.h"
+#include "nn/init.h"
 
 #include <algorithm>
 #include <deque>
@@ -93,10 +94,17 @@ void draw_normal(Stream& stream, const Param& param, uint64_t seed) {
   const Tensor rows = param.value.slice(0, shape[0]);
   const RandomKey key = random_key(seed, param.spec.name);
   const bool truncated = init.kind == Init::Kind::kTruncatedNormal;
-  if (rows.dtype() == DType::kF32) return ops::random_normal(stream, rows, key, init.value, truncated);
+  if (rows.dtype() == DType::kF32 && !init.equal_rows) {
+    return ops::random_normal(stream, rows, key, init.value, truncated);
+  }
   const Buffer draws(stream.runtime(), shape, DType::kF32);
   const Tensor drawn = draws.tensor(shape, DType::kF32);
   ops::random_normal(stream, drawn, key, init.value, truncated);
+  if (init.equal_rows) {
+    std::vector<double> values = read_values(stream, drawn);
+    equalise_row_norms(values, shape[1]);
+    write_values(stream, drawn, values);
+  }
   ops::copy(stream, rows, drawn);
   stream.synchronize();
 }

@@ -6,6 +6,7 @@
 
 #include <cmath>
 #include <cstdint>
+#include <span>
 
 namespace sffn {
 
@@ -22,5 +23,16 @@ inline Init branch_output_init(const ModelConfig& model, int64_t fan_in) {
   if (model.init == InitScheme::kGpt) init.value /= std::sqrt(2.0 * static_cast<double>(model.layers));
   return init;
 }
+
+// Of routers. xl: rows of one norm, so that no block starts ahead (arXiv 2310.10837, section 5).
+inline Init router_init(const ModelConfig& model) {
+  Init init = matrix_init(model, model.d_model);
+  init.equal_rows = model.init == InitScheme::kXl;
+  return init;
+}
+
+// Scales the rows of a matrix to one norm, and the matrix back to its standard deviation about its mean. A row of zeros
+// stays.
+void equalise_row_norms(std::span<double> matrix, int64_t columns);
 
 }  // namespace sffn
