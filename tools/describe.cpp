@@ -22,6 +22,7 @@ Json method_json(const FfnMethod& method) {
   json["type"] = method.name;
   json["summary"] = method.summary;
   json["source"] = method.source;
+  json["keys"] = to_json(method_schema(method));
   json["example"] = parse_json(method.tiny_config, "method " + method.name, ExitCode::kRunFailed);
   return json;
 }
@@ -33,10 +34,16 @@ std::string known_topics() {
 }
 
 int describe_config(const Arguments& arguments) {
-  if (arguments.json)
-    print_json(Json::Object{{"keys", config_schema()}});
-  else
-    std::fputs(config_reference_markdown().c_str(), stdout);
+  std::string text;
+  if (arguments.json) {
+    print_json(Json::Object{{"keys", to_json(config_schema())}});
+  } else if (arguments.markdown) {
+    text = config_reference_markdown() + methods_reference_markdown();
+  } else {
+    text = to_text(config_schema()) +
+           "\nThe keys of an entry of model.sparse_ffn: sffn describe METHOD; methods: " + "sffn describe methods\n";
+  }
+  std::fputs(text.c_str(), stdout);
   return 0;
 }
 
@@ -58,8 +65,8 @@ int describe_method(const Arguments& arguments) {
   if (arguments.json)
     print_json(method_json(*method));
   else {
-    std::printf("%s: %s\nsource: %s\nexample: %s\n", method->name.c_str(), method->summary.c_str(),
-                method->source.c_str(), method->tiny_config.c_str());
+    std::printf("%s: %s\nsource: %s\nexample: %s\n\n%s", method->name.c_str(), method->summary.c_str(),
+                method->source.c_str(), method->tiny_config.c_str(), to_text(method_schema(*method)).c_str());
   }
   return 0;
 }

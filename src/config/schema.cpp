@@ -32,24 +32,26 @@ value, is saved with the run and with every checkpoint, and loads back to itself
 
 | file here | what it is |
 |---|---|
-| `quickstart.json` | the small model of `scripts/quickstart.sh` |
-| `tiny/` | seconds on a CPU, no data needed for `plan`, `probe` and `bench step` |
+| `quickstart.json`, `quickstart-dense.json` | the small Avg-K model of `scripts/quickstart.sh`, and the dense one of equal FLOPs |
+| `study.json` | the model of `scripts/study.sh` |
+| `tiny/` | one of every method, seconds on a CPU, no data needed for `plan`, `probe` and `bench step` |
+| `paper/` | the 24-layer set-ups of arXiv 2305.13999, written by `scripts/make_paper_configs.py` |
 | `bench/` | the shapes that are benchmarked |
 | `gpt2-124m.json` | GPT-2 small |
 )";
 
 }  // namespace
 
-Schema config_schema_entries() {
+Schema config_schema() {
   Schema schema;
   ConfigReader reader(schema, "");
   read_config(reader);
   return schema;
 }
 
-Json config_schema() {
+Json to_json(const Schema& schema) {
   Json list = Json::array();
-  for (const SchemaEntry& entry : config_schema_entries()) {
+  for (const SchemaEntry& entry : schema) {
     Json item;
     item["key"] = entry.path;
     item["type"] = entry.type;
@@ -63,18 +65,41 @@ Json config_schema() {
   return list;
 }
 
-std::string config_reference_markdown() {
-  std::string text(kHead);
-  std::string section = "none yet";
-  for (const SchemaEntry& entry : config_schema_entries()) {
-    if (section_of(entry.path) != section) {
-      section = section_of(entry.path);
-      text += cat("\n## ", section.empty() ? "The run" : section, "\n\n| key | type | default | allowed | meaning |\n",
-                  "|---|---|---|---|---|\n");
-    }
+std::string to_markdown(const Schema& schema) {
+  std::string text = "| key | type | default | allowed | meaning |\n|---|---|---|---|---|\n";
+  for (const SchemaEntry& entry : schema) {
     text += cat("| `", entry.path, "` | ", entry.type, " | ", cell(default_cell(entry)), " | ", cell(entry.allowed),
                 " | ", cell(entry.meaning), " |\n");
   }
+  return text;
+}
+
+std::string to_text(const Schema& schema) {
+  std::string text;
+  for (const SchemaEntry& entry : schema) {
+    const std::string fallback = entry.required       ? "required"
+                                 : entry.rule.empty() ? cat("default ", entry.fallback.dump())
+                                                      : cat("default: ", entry.rule);
+    text += cat("  ", entry.path, "  (", entry.type, entry.allowed.empty() ? "" : cat(", ", entry.allowed), "; ",
+                fallback, ")\n      ", entry.meaning, "\n");
+  }
+  return text;
+}
+
+std::string config_reference_markdown() {
+  std::string text(kHead);
+  Schema section;
+  const auto finish = [&] {
+    if (section.empty()) return;
+    const std::string name = section_of(section.front().path);
+    text += cat("\n## ", name.empty() ? "The run" : name, "\n\n", to_markdown(section));
+    section.clear();
+  };
+  for (const SchemaEntry& entry : config_schema()) {
+    if (!section.empty() && section_of(entry.path) != section_of(section.front().path)) finish();
+    section.push_back(entry);
+  }
+  finish();
   return text;
 }
 

@@ -58,6 +58,25 @@ const FfnMethod* find_ffn_method(std::string_view name) {
   return found == registry().end() ? nullptr : &found->second;
 }
 
+Schema method_schema(const FfnMethod& method) {
+  Schema schema;
+  ConfigReader reader(schema, "");
+  method.parse(reader, ModelConfig());
+  return schema;
+}
+
+std::string methods_reference_markdown() {
+  std::string text =
+      "\n## Methods of a feed-forward layer\n\nKeys of an entry of `model.sparse_ffn` beside `layers` and `type`. A "
+      "key of "
+      "another method is an error.\n";
+  for (const FfnMethod* method : ffn_methods()) {
+    text += cat("\n### ", method->name, "\n\n", method->summary, " (", method->source, ")\n\n",
+                to_markdown(method_schema(*method)));
+  }
+  return text;
+}
+
 std::vector<FfnEntry> resolve_ffn(const ModelConfig& model, const std::string& file) {
   const std::string list = "model.sparse_ffn";
   const std::vector<int> entry_of =

@@ -3,6 +3,7 @@
 #pragma once
 #include "config/config.h"
 #include "config/reader.h"
+#include "config/schema.h"
 #include "core/params.h"
 #include "ffn/ffn.h"
 
@@ -47,6 +48,11 @@ struct RegisterFfn {
 
 std::vector<const FfnMethod*> ffn_methods();              // by name
 const FfnMethod* find_ffn_method(std::string_view name);  // nullptr when unknown
+
+// The keys of an entry of one method, beside "layers" and "type".
+Schema method_schema(const FfnMethod&);
+// Every method with its keys: the end of configs/README.md.
+std::string methods_reference_markdown();
 
 struct FfnEntry {
   std::string type;

@@ -30,11 +30,3 @@ TEST_CASE("every committed configuration resolves to itself", "[config]") {
   }
   CHECK(files >= 6);
 }
-
-// Kills: a reference that was not generated again after a key changed.
-TEST_CASE("configs/README.md is what the program generates", "[config]") {
-  INFO("regenerate it: build-cpu/tools/sffn describe config --markdown > configs/README.md");
-  const bool same =
-      read_file(kConfigs + "/README.md", size_t{1} << 20, ExitCode::kDamaged) == config_reference_markdown();
-  CHECK(same);
-}

@@ -28,7 +28,7 @@ TEST_CASE("the reference documents each resolved key once and no others", "[conf
       parse_json(R"({"model": {"context": 8, "layers": 2, "d_model": 16, "heads": 4}})", "c", ExitCode::kUsage);
   std::vector<std::string> resolved, documented;
   paths_of(to_json(parse_config(json, "c")), "", resolved);
-  for (const SchemaEntry& entry : config_schema_entries()) {
+  for (const SchemaEntry& entry : config_schema()) {
     CHECK(!entry.meaning.empty());
     if (entry.path.find(".N.") == std::string::npos) documented.push_back(entry.path);
   }
@@ -42,7 +42,7 @@ TEST_CASE("documented defaults are those of a file that gives only what is requi
   const Json json =
       parse_json(R"({"model": {"context": 8, "layers": 2, "d_model": 16, "heads": 4}})", "c", ExitCode::kUsage);
   const Json resolved = to_json(parse_config(json, "c"));
-  for (const SchemaEntry& entry : config_schema_entries()) {
+  for (const SchemaEntry& entry : config_schema()) {
     if (entry.required || !entry.rule.empty() || entry.path.find(".N.") != std::string::npos) continue;
     const Json* value = &resolved;
     for (size_t begin = 0; begin < entry.path.size();) {

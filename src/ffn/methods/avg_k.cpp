@@ -127,10 +127,10 @@ class AvgK final : public SparseMethod {
 
 std::unique_ptr<FfnOptions> parse(ConfigReader& reader, const ModelConfig& model) {
   const SparseOptions sparse = parse_sparse(reader, model);
-  const BlockAggregate aggregator =
-      reader.one_of("aggregator", kAggregatorNames, BlockAggregate::kMean,
-                    "What stands for the keys of a block, element by element; for value_weighted, l2_mean and first_pc "
-                    "see the method's page.");
+  const BlockAggregate aggregator = reader.one_of(
+      "aggregator", kAggregatorNames, BlockAggregate::kMean,
+      "What stands for the keys k of a block, element by element; l2_mean: mean of k/|k|, value_weighted: "
+      "mean weighted by |v|, first_pc: first principal direction.");
   const BalanceOptions balance = parse_balance(reader, BalanceType::kNone, false);
   return std::make_unique<AvgK>(sparse, aggregator, balance);
 }
