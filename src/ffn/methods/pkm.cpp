@@ -211,8 +211,8 @@ const RegisterFfn kRegistered{
     {.name = "pkm",
      .summary = "values chosen and weighed by product keys; no keys table",
      .source = "Lample et al., arXiv 1907.05242, section 3; Csordás et al., arXiv 2310.10837, section 3.2",
-     .tiny_config = R"({"type": "pkm", "expansion": 2, "active_cells": 6, "heads": 2, "query_dim": 8,
-                        "query_bias": true, "half_keys": [4, 16], "weight": "softmax"})",
+     .tiny_config = R"({"type": "pkm", "expansion": 2, "active_cells": 6, "heads": 2, "query_dim": 8, )"
+                    R"("query_bias": true, "half_keys": [4, 16], "weight": "softmax"})",
      .parse = parse}};
 
 }  // namespace

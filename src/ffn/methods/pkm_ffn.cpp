@@ -36,8 +36,8 @@ const RegisterFfn kRegistered{
     {.name = "pkm_ffn",
      .summary = "cells of keys and values chosen and weighed by product keys",
      .source = "Lample et al., arXiv 1907.05242, section 3.1; Liu et al., arXiv 2305.13999",
-     .tiny_config = R"({"type": "pkm_ffn", "expansion": 2, "active_cells": 6, "heads": 2, "query_dim": 8,
-                        "activation": "gelu", "gate": "act"})",
+     .tiny_config = R"({"type": "pkm_ffn", "expansion": 2, "active_cells": 6, "heads": 2, "query_dim": 8, )"
+                    R"("activation": "gelu", "gate": "act"})",
      .parse = parse}};
 
 }  // namespace
