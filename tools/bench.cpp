@@ -1,8 +1,10 @@
 // sffn bench: what this machine does with a configuration.
 #include "tools/bench/bench.h"
 
+#include "core/file.h"
 #include "core/log.h"
 #include "tools/bench/comm.h"
+#include "tools/bench/costs.h"
 #include "tools/bench/step.h"
 #include "tools/commands.h"
 #include "tools/options.h"
@@ -16,7 +18,7 @@ namespace sffn {
 namespace {
 
 struct Arguments {
-  std::string config, backend;
+  std::string config, backend, costs;
   std::vector<std::string> overrides;
   int64_t steps = 10;
   double seconds = 0.25;
@@ -71,6 +73,13 @@ int run_step(World& world, const Arguments& arguments) {
 
 int run_ops(World& world, const Arguments& arguments) {
   log::start(world.ranks().rank(), arguments.json, arguments.json);
+  if (!arguments.costs.empty()) {
+    log_world(world);
+    const std::string table = measure_expert_costs([](const std::string& line) { log::info(line); });
+    if (world.ranks().rank() == 0) write_file_atomically(arguments.costs, table);
+    return 0;
+  }
+  if (arguments.config.empty()) throw UsageError("bench ops", "needs a configuration file, or --write-costs FILE");
   const Json report = bench_ops({load_model(world.ranks(), arguments), arguments.seconds});
   if (world.ranks().rank() != 0) return 0;
   if (arguments.json)
@@ -115,14 +124,18 @@ void add_bench_command(CLI::App& app, Chosen& chosen) {
 
   CLI::App* ops = command->add_subcommand(
       "ops", "each matrix product of a micro-batch alone, their sum, and the rates of the other ops");
-  ops->add_option("config", arguments->config, "configuration file")->required();
+  ops->add_option("config", arguments->config, "configuration file");
   ops->add_option("--set", arguments->overrides, "path.to.key=value, on top of the file; may repeat");
   ops->add_option("--seconds", arguments->seconds, "an op repeats for at least so long")
       ->check(CLI::PositiveNumber)
       ->capture_default_str();
+  ops->add_option("--write-costs", arguments->costs,
+                  "instead: measure both forms of the block product and write their table, src/ffn/expert_costs.inc");
   ops->add_option("--backend", arguments->backend, "auto | cpu | cuda");
   ops->add_flag("--json", arguments->json, "for machines");
-  ops->footer("Example:\n  sffn bench ops configs/bench/small.json --seconds 1");
+  ops->footer(
+      "Examples:\n  sffn bench ops configs/bench/small.json --seconds 1\n"
+      "  sffn bench ops --write-costs src/ffn/expert_costs.inc      (minutes; on an idle machine)");
   ops->callback([arguments, &chosen] {
     chosen = [arguments] { return run_world([&](World& world) { return run_ops(world, *arguments); }); };
   });
