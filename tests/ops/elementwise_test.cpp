@@ -63,6 +63,17 @@ TEST_CASE("copying converts between floating dtypes and rounds to nearest even",
   CHECK(low.values()[39] == 1 + 0x1p-6);
 }
 
+// Kills: numbers converted to indices, indices that pass through f32.
+TEST_CASE("copying indices keeps them, and turns them into nothing else", "[ops][elementwise]") {
+  Stream stream(cpu_runtime());
+  const HostTensor x = HostTensor::indices({-1, 0, 2'147'483'647, 16'777'217}), y(DType::kI32, {4}),
+                   f(DType::kF32, {4});
+  ops::copy(stream, y, x);
+  CHECK(y.bytes() == x.bytes());
+  CHECK_THROWS_AS(ops::copy(stream, f, x), RunError);
+  CHECK_THROWS_AS(ops::copy(stream, y, f), RunError);
+}
+
 // Kills: overwriting where the sum is asked for, adding rounded halves, reading one operand with the other's type.
 TEST_CASE("adding rounds the sum once to the dtype of the result", "[ops][elementwise]") {
   constexpr std::pair<DType, DType> kResultAndAdded[] = {{DType::kF32, DType::kF32},  {DType::kBF16, DType::kBF16},

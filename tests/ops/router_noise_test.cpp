@@ -189,6 +189,31 @@ TEST_CASE("masked scores are replaced where dropout would drop them and kept els
   }
 }
 
+// Kills: the mask of another element than the chosen block's score, a first index that counts choices.
+TEST_CASE("choices are dropped where the mask falls on their scores", "[ops][router_noise]") {
+  constexpr int64_t kBlocks = 13, kPerToken = 3;
+  for (double p : {0.0, 0.3}) {
+    for (int64_t N : {0, 1, 31, 1033}) {
+      for (int64_t first : {0, 1003}) {
+        HostTensor blocks(DType::kI32, {N, kPerToken}), out(DType::kI32, {N, kPerToken});
+        std::vector<double> expected(static_cast<size_t>(N * kPerToken));
+        for (int64_t c = 0; c < N * kPerToken; ++c) {
+          const int64_t block = c % 7 == 5 ? -1 : (c % kPerToken) * 4 + c % 5;
+          const auto score = static_cast<uint64_t>(first + c / kPerToken * kBlocks + block);
+          blocks.tensor().data<int32_t>()[c] = static_cast<int32_t>(block);
+          const bool dropped = block < 0 || static_cast<double>(random_uniform(kKey, score)) < p;
+          expected[static_cast<size_t>(c)] = dropped ? -1.0 : static_cast<double>(block);
+        }
+        Stream stream(cpu_runtime());
+        ops::drop_choices(stream, out, blocks, kBlocks, Dropout{p, kKey, first});
+        std::vector<double> found = out.values();
+        found.resize(expected.size());
+        CHECK(found == expected);
+      }
+    }
+  }
+}
+
 // Kills: overflow on the left, 1 - σ on the left, an approximation that is not f32-accurate.
 TEST_CASE("the sigmoid is accurate to a few ulp on both sides", "[ops][router_noise]") {
   for (size_t n : {0u, 1u, 31u, 33u, 127u, 20'001u}) {
@@ -227,6 +252,10 @@ TEST_CASE("noise ops refuse tensors and numbers that do not fit", "[ops][router_
   CHECK(message([&] {
           ops::mask_scores(s, x, 0, Dropout{1.0, kKey, 0});
         }) == "mask_scores: dropout probability is 1; expected [0, 1)");
+  const HostTensor blocks(DType::kI32, {2, 3}), fewer(DType::kI32, {2, 2});
+  CHECK(message([&] {
+          ops::drop_choices(s, fewer, blocks, 4, Dropout{0.5, kKey, 0});
+        }) == "drop_choices: out is i32 [2, 2] on cpu; expected i32 [2, 3] on cpu");
   CHECK(message([&] { ops::sigmoid_forward(s, low, low); }) ==
         "sigmoid_forward: x is bf16 [2, 3] on cpu; expected f32, f64 or c128 on cpu");
 }
