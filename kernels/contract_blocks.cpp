@@ -90,12 +90,13 @@ void weigh_backward(Stream& stream, Tensor dh, Tensor dweights, const Tensor& h,
   call.exact_or_absent("inverse", inverse, DType::kI32, {P});
 }
 
-void gather_cells(Stream& stream, Tensor out, const Tensor& cells, const Tensor& blocks) {
+void gather_cells(Stream& stream, Tensor out, const Tensor& cells, const Tensor& bias, const Tensor& blocks) {
   const Call call(stream, __func__);
   const auto [P, G] = call.matrix("out", out);
   const auto [N, M] = call.matrix("cells", cells);
   if (cells.dtype() != accumulate_type(out.dtype())) call.exact("cells", cells, out.dtype(), {N, M});
   if (G < 1 || M % G != 0) call.refuse("cells", cells, cat("columns in blocks of ", G, ", as out has"));
+  call.exact_or_absent("bias", bias, accumulate_type(out.dtype()), {M});
   call.require(N > 0 ? P % N == 0 : P == 0, "out has ", P, " rows; expected a multiple of ", N, ", the rows of cells");
   const int64_t b = N > 0 ? P / N : 0;
   call.exact("blocks", blocks, DType::kI32, {N, N > 0 ? b : blocks.defined() ? blocks.cols() : 0});

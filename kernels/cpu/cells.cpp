@@ -31,6 +31,12 @@ void copy_row(To* to, const From* from, int64_t G) {
   for (int64_t j = 0; j < G; ++j) to[j] = static_cast<float>(from[j]);
 }
 
+template <class To, class From>
+void sum_row(To* to, const From* from, const float* bias, int64_t G) {
+#pragma omp simd
+  for (int64_t j = 0; j < G; ++j) to[j] = static_cast<float>(from[j]) + bias[j];
+}
+
 // to += weight·from
 template <class T>
 void add_row(T* to, const T* from, float weight, int64_t G) {
@@ -39,13 +45,16 @@ void add_row(T* to, const T* from, float weight, int64_t G) {
 }
 
 template <class To, class From>
-void gather(To* out, const From* cells, const int32_t* blocks, int64_t N, int64_t b, int64_t G, int64_t M) {
+void gather(To* out, const From* cells, const float* bias, const int32_t* blocks, int64_t N, int64_t b, int64_t G,
+            int64_t M) {
   parallel_chunks(N, rows_of_grain(b * G), [&](int64_t first, int64_t last) {
     for (int64_t c = first * b; c < last * b; ++c) {
+      To* to = out + c * G;
       if (blocks[c] < 0) {
-        std::fill_n(out + c * G, G, To());
+        std::fill_n(to, G, To());
       } else {
-        copy_row(out + c * G, cells + c / b * M + blocks[c] * G, G);
+        const From* from = cells + c / b * M + blocks[c] * G;
+        bias != nullptr ? sum_row(to, from, bias + blocks[c] * G, G) : copy_row(to, from, G);
       }
     }
   });
@@ -80,18 +89,18 @@ void permute(T* out, const T* rows, const int32_t* order, int64_t P, int64_t G) 
 
 }  // namespace
 
-void gather_cells(Stream&, Tensor out, const Tensor& cells, const Tensor& blocks) {
+void gather_cells(Stream&, Tensor out, const Tensor& cells, const Tensor& bias, const Tensor& blocks) {
   const int64_t N = cells.rows(), M = cells.cols(), b = blocks.cols(), G = out.cols();
   check_indices("gather_cells", "blocks", blocks, M / G);
   const int32_t* ids = blocks.data<int32_t>();
   with_float_type(out.dtype(), [&](auto zero) {
     using T = decltype(zero);
     if constexpr (kIsReference<T>) {
-      ref::gather_cells(out.data<T>(), cells.data<T>(), ids, N, b, G, M);
+      ref::gather_cells(out.data<T>(), cells.data<T>(), bias.data_or_null<T>(), ids, N, b, G, M);
     } else if (cells.dtype() == DType::kF32) {
-      gather(out.data<T>(), cells.data<float>(), ids, N, b, G, M);
+      gather(out.data<T>(), cells.data<float>(), bias.data_or_null<float>(), ids, N, b, G, M);
     } else {
-      gather(out.data<T>(), cells.data<bfloat16>(), ids, N, b, G, M);
+      gather(out.data<T>(), cells.data<bfloat16>(), bias.data_or_null<float>(), ids, N, b, G, M);
     }
   });
 }

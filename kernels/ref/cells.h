@@ -4,11 +4,15 @@
 
 namespace sffn::ref {
 
-// out[n·b + i, j] = cells[n, blocks[n,i]·G + j]; 0 for a block of -1
+// out[n·b + i, j] = cells[n, m] + bias[m], m = blocks[n,i]·G + j; 0 for a block of -1
 template <class T>
-void gather_cells(T* out, const T* cells, const int32_t* blocks, int64_t N, int64_t b, int64_t G, int64_t M) {
+void gather_cells(T* out, const T* cells, const T* bias, const int32_t* blocks, int64_t N, int64_t b, int64_t G,
+                  int64_t M) {
   for (int64_t c = 0; c < N * b; ++c) {
-    for (int64_t j = 0; j < G; ++j) out[c * G + j] = blocks[c] < 0 ? T{} : cells[c / b * M + blocks[c] * G + j];
+    for (int64_t j = 0; j < G; ++j) {
+      const int64_t m = blocks[c] * G + j;
+      out[c * G + j] = blocks[c] < 0 ? T{} : cells[c / b * M + m] + (bias != nullptr ? bias[m] : T{});
+    }
   }
 }
 

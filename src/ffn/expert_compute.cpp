@@ -11,19 +11,18 @@ namespace {
 constexpr int64_t kMaskedBytes = int64_t{32} << 20;  // of one [tokens, M] table of the masked form
 constexpr int64_t kMaskedTokens = 128;               // at least so many, for the sake of the GEMM
 
-// dropped choices: rows of zeros
 Tensor rows_of(const Tensor& t, int64_t first, int64_t count) { return t.defined() ? t.slice(first, count) : Tensor(); }
 
 }  // namespace
 
-ExpertCompute::Hidden ExpertCompute::allocate(Arena& arena, int64_t rows, DType dtype) const {
-  Hidden hidden;
+ExpertCompute::Cells ExpertCompute::allocate(Arena& arena, int64_t rows, DType dtype) const {
+  Cells hidden;
   hidden.z = arena.allocate({rows, shape_.block_size}, dtype, "ffn z");
   if (shape_.gated) hidden.gate = arena.allocate({rows, shape_.block_size}, dtype, "ffn gate");
   return hidden;
 }
 
-ExpertCompute::Hidden ExpertCompute::slice(const Hidden& hidden, int64_t first, int64_t rows) const {
+ExpertCompute::Cells ExpertCompute::slice(const Cells& hidden, int64_t first, int64_t rows) const {
   return {.z = hidden.z.slice(first, rows), .gate = rows_of(hidden.gate, first, rows)};
 }
 
@@ -52,36 +51,47 @@ BlockRouting ExpertCompute::route(Context& ctx, const Selection& chosen) const {
   return routing;
 }
 
-void ExpertCompute::project(Context& ctx, const Hidden& hidden, const Tensor& x, const Saved& saved,
-                            const Selection& chosen) const {
-  Stream& stream = ctx.stream;
-  const Tensor keys = tables_.keys->value, key_bias = value_of(tables_.key_bias);
+// out = x·Tᵀ + bias at the chosen blocks, in the order of the form
+void ExpertCompute::project(Context& ctx, Tensor out, const Tensor& x, const Param& table, const Param* bias,
+                            const Saved& saved, const Selection& chosen) const {
   if (form_ == ExpertForm::kGrouped) {
-    ops::block_project(stream, hidden.z, x, keys, key_bias, saved.routing);
-    if (shape_.gated) {
-      ops::block_project(stream, hidden.gate, x, tables_.gate_keys->value, Tensor(), saved.routing);
-    }
-    return;
+    return ops::block_project(ctx.stream, out, x, table.value, value_of(bias), saved.routing);
   }
   const ArenaScope scope(ctx.scratch);
   const int64_t N = x.rows(), b = shape_.per_token, chunk = chunk_tokens(N, x.dtype());
   const Tensor all_cells = ctx.scratch.allocate({chunk, shape_.cells}, x.dtype(), "all cells");
   for (int64_t first = 0; first < N; first += chunk) {
     const int64_t count = std::min(chunk, N - first);
-    const Tensor cells = all_cells.slice(0, count), rows = x.slice(first, count);
-    const Tensor blocks = chosen.kept.slice(first, count);
-    const Hidden part = slice(hidden, first * b, count * b);
-    ops::matmul(stream, cells, rows, Transpose::kNo, keys, Transpose::kYes, key_bias, Accumulate::kNo);
-    ops::gather_cells(stream, part.z, cells, blocks);
-    if (!shape_.gated) continue;
-    ops::matmul(stream, cells, rows, Transpose::kNo, tables_.gate_keys->value, Transpose::kYes, Tensor(),
+    const Tensor cells = all_cells.slice(0, count);
+    ops::matmul(ctx.stream, cells, x.slice(first, count), Transpose::kNo, table.value, Transpose::kYes, value_of(bias),
                 Accumulate::kNo);
-    ops::gather_cells(stream, part.gate, cells, blocks);
+    ops::gather_cells(ctx.stream, out.slice(first * b, count * b), cells, Tensor(), chosen.kept.slice(first, count));
+  }
+}
+
+// From the order of choices to that of the form.
+void ExpertCompute::place(Context& ctx, Tensor out, const Tensor& known, const Saved& saved) const {
+  if (form_ == ExpertForm::kGrouped) return ops::permute_rows(ctx.stream, out, known, saved.routing.order);
+  ops::copy(ctx.stream, out, known);
+}
+
+void ExpertCompute::make_cells(Context& ctx, const Cells& cells, const Tensor& x, const Saved& saved,
+                               const Selection& chosen, const Cells& known) const {
+  if (known.z.defined()) {
+    place(ctx, cells.z, known.z, saved);
+  } else {
+    project(ctx, cells.z, x, *tables_.keys, tables_.key_bias, saved, chosen);
+  }
+  if (!shape_.gated) return;
+  if (known.gate.defined()) {
+    place(ctx, cells.gate, known.gate, saved);
+  } else {
+    project(ctx, cells.gate, x, *tables_.gate_keys, nullptr, saved, chosen);
   }
 }
 
 // y = Σ_i a_i h_i V_i + c_v,  h = f(z) or f(gate) ⊙ z
-void ExpertCompute::combine(Context& ctx, Tensor y, const Hidden& hidden, const Saved& saved,
+void ExpertCompute::combine(Context& ctx, Tensor y, const Cells& hidden, const Saved& saved,
                             const Selection& chosen) const {
   const ArenaScope scope(ctx.scratch);
   Stream& stream = ctx.stream;
@@ -104,34 +114,19 @@ void ExpertCompute::combine(Context& ctx, Tensor y, const Hidden& hidden, const 
   }
 }
 
-void ExpertCompute::forward(Context& ctx, Tensor y, const Tensor& x, const Selection& chosen, Saved& saved) const {
+void ExpertCompute::forward(Context& ctx, Tensor y, const Tensor& x, const Selection& chosen, Saved& saved,
+                            const Cells& known) const {
   if (!shape_.keys) return forward_values(ctx, y, chosen, saved);
-  saved.tokens = x.rows();
   if (form_ == ExpertForm::kGrouped) saved.routing = route(ctx, chosen);
   const ArenaScope scope(ctx.scratch);
-  const Hidden hidden = allocate(recompute_ ? ctx.scratch : ctx.saved, chosen.kept.numel(), x.dtype());
-  if (!recompute_) saved.z = hidden.z, saved.gate = hidden.gate;
-  project(ctx, hidden, x, saved, chosen);
-  combine(ctx, y, hidden, saved, chosen);
-}
-
-void ExpertCompute::forward_from(Context& ctx, Tensor y, const Tensor& z, const Selection& chosen, Saved& saved) const {
-  SFFN_CHECK(!shape_.gated, "a gated activation needs the gate's cells too");
-  saved.tokens = y.rows();
-  if (form_ == ExpertForm::kGrouped) saved.routing = route(ctx, chosen);
-  const ArenaScope scope(ctx.scratch);
-  const Hidden hidden = allocate(recompute_ ? ctx.scratch : ctx.saved, chosen.kept.numel(), y.dtype());
-  if (!recompute_) saved.z = hidden.z;
-  if (form_ == ExpertForm::kGrouped) {
-    ops::permute_rows(ctx.stream, hidden.z, z, saved.routing.order);
-  } else {
-    ops::copy(ctx.stream, hidden.z, z);
-  }
-  combine(ctx, y, hidden, saved, chosen);
+  const Cells cells = allocate(recompute_ ? ctx.scratch : ctx.saved, chosen.kept.numel(), x.dtype());
+  if (!recompute_) saved.cells = cells;
+  make_cells(ctx, cells, x, saved, chosen, known);
+  combine(ctx, y, cells, saved, chosen);
 }
 
 void ExpertCompute::backward(Context& ctx, Tensor dx, Tensor dweights, const Tensor& dy, const Tensor& x,
-                             const Selection& chosen, const Saved& saved) const {
+                             const Selection& chosen, const Saved& saved, const Cells& known) const {
   const ArenaScope scope(ctx.scratch);
   // y = … + c_v
   if (tables_.value_bias != nullptr) ops::column_sum(ctx.stream, tables_.value_bias->grad, dy);
@@ -139,10 +134,10 @@ void ExpertCompute::backward(Context& ctx, Tensor dx, Tensor dweights, const Ten
     ops::fill_zero(ctx.stream, dx);
     return backward_values(ctx, dweights, dy, chosen, saved);
   }
-  Hidden hidden{.z = saved.z, .gate = saved.gate};
+  Cells hidden = saved.cells;
   if (recompute_) {
     hidden = allocate(ctx.scratch, chosen.kept.numel(), x.dtype());
-    project(ctx, hidden, x, saved, chosen);
+    make_cells(ctx, hidden, x, saved, chosen, known);
   }
   if (form_ == ExpertForm::kGrouped) {
     backward_grouped(ctx, dx, dweights, dy, x, chosen, saved, hidden);
@@ -152,7 +147,7 @@ void ExpertCompute::backward(Context& ctx, Tensor dx, Tensor dweights, const Ten
 }
 
 void ExpertCompute::backward_grouped(Context& ctx, Tensor dx, Tensor dweights, const Tensor& dy, const Tensor& x,
-                                     const Selection& chosen, const Saved& saved, const Hidden& hidden) const {
+                                     const Selection& chosen, const Saved& saved, const Cells& hidden) const {
   Stream& stream = ctx.stream;
   const BlockRouting& routing = saved.routing;
   const Tensor h = ctx.scratch.allocate(hidden.z.shape(), x.dtype(), "ffn h, then dgate");
@@ -178,7 +173,7 @@ void ExpertCompute::backward_grouped(Context& ctx, Tensor dx, Tensor dweights, c
 }
 
 void ExpertCompute::backward_masked(Context& ctx, Tensor dx, Tensor dweights, const Tensor& dy, const Tensor& x,
-                                    const Selection& chosen, const Hidden& hidden) const {
+                                    const Selection& chosen, const Cells& hidden) const {
   Stream& stream = ctx.stream;
   const DType act = x.dtype();
   const int64_t N = x.rows(), b = shape_.per_token, G = shape_.block_size, chunk = chunk_tokens(N, act);
@@ -190,7 +185,7 @@ void ExpertCompute::backward_masked(Context& ctx, Tensor dx, Tensor dweights, co
     const Tensor cells = all_cells.slice(0, count), h = h_rows.slice(0, count * b), dz = dz_rows.slice(0, count * b);
     const Tensor dy_part = dy.slice(first, count), x_part = x.slice(first, count), dx_part = dx.slice(first, count);
     const Tensor blocks = chosen.kept.slice(first, count), weights = rows_of(chosen.weights, first, count);
-    const Hidden part = slice(hidden, first * b, count * b);
+    const Cells part = slice(hidden, first * b, count * b);
     const auto through = [&](Param& table, const Tensor& drows, Accumulate to_dx) {
       ops::scatter_cells(stream, cells, drows, Tensor(), blocks);
       ops::matmul(stream, table.grad, cells, Transpose::kYes, x_part, Transpose::kNo, Tensor(), Accumulate::kYes);
@@ -201,7 +196,7 @@ void ExpertCompute::backward_masked(Context& ctx, Tensor dx, Tensor dweights, co
     // y = Σ_i a_i h_i V_i
     ops::matmul(stream, cells, dy_part, Transpose::kNo, tables_.values->value, Transpose::kYes, Tensor(),
                 Accumulate::kNo);
-    ops::gather_cells(stream, dz, cells, blocks);
+    ops::gather_cells(stream, dz, cells, Tensor(), blocks);
     ops::scatter_cells(stream, cells, h, weights, blocks);
     ops::matmul(stream, tables_.values->grad, cells, Transpose::kYes, dy_part, Transpose::kNo, Tensor(),
                 Accumulate::kYes);

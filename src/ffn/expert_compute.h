@@ -15,39 +15,39 @@ namespace sffn {
 
 class ExpertCompute {
  public:
+  struct Cells {
+    Tensor z, gate;  // [P, G]; gate only with a gate table
+  };
   struct Saved {
-    Tensor z, gate;        // [P, G] in the order of the form; absent under recomputation; gate only with a gate table
+    Cells cells;           // in the order of the form; absent under recomputation
     BlockRouting routing;  // grouped only
-    int64_t tokens = 0;
   };
   ExpertCompute(const BlockShape& shape, const BlockStore& tables, ExpertForm form, bool recompute)
       : shape_(shape), tables_(tables), form_(form), recompute_(recompute) {}
 
-  // y [N, D] = the product for x [N, D].
-  void forward(Context&, Tensor y, const Tensor& x, const Selection&, Saved&) const;
-  // As forward(), with z [P, G] known, in the order of choices (cells of choice n·b + i in row n·b + i; zeros for
-  // dropped ones). Not for gated activations.
-  void forward_from(Context&, Tensor y, const Tensor& z, const Selection&, Saved&) const;
+  // y [N, D] = the product for x [N, D]. What is `known` of z and gate, in the order of choices (cells of choice n·b +
+  // i in row n·b + i; zeros for dropped ones), is taken instead of a product with the table.
+  void forward(Context&, Tensor y, const Tensor& x, const Selection&, Saved&, const Cells& known = {}) const;
   // dx [N, D], overwritten; dweights [N, b] acc, overwritten, absent where the selection has no weights. Gradients of
-  // the tables accumulate.
-  void backward(Context&, Tensor dx, Tensor dweights, const Tensor& dy, const Tensor& x, const Selection&,
-                const Saved&) const;
+  // the tables accumulate. Under recomputation `known` is what forward() was given, made again; else it is not read.
+  void backward(Context&, Tensor dx, Tensor dweights, const Tensor& dy, const Tensor& x, const Selection&, const Saved&,
+                const Cells& known = {}) const;
 
   ExpertForm form() const { return form_; }
 
  private:
-  struct Hidden {
-    Tensor z, gate;  // [P, G]
-  };
-  Hidden allocate(Arena&, int64_t rows, DType) const;
-  Hidden slice(const Hidden&, int64_t first, int64_t rows) const;
+  Cells allocate(Arena&, int64_t rows, DType) const;
+  Cells slice(const Cells&, int64_t first, int64_t rows) const;
   BlockRouting route(Context&, const Selection&) const;
-  void project(Context&, const Hidden&, const Tensor& x, const Saved&, const Selection&) const;
-  void combine(Context&, Tensor y, const Hidden&, const Saved&, const Selection&) const;
+  void make_cells(Context&, const Cells&, const Tensor& x, const Saved&, const Selection&, const Cells& known) const;
+  void place(Context&, Tensor out, const Tensor& known, const Saved&) const;
+  void project(Context&, Tensor out, const Tensor& x, const Param& table, const Param* bias, const Saved&,
+               const Selection&) const;
+  void combine(Context&, Tensor y, const Cells&, const Saved&, const Selection&) const;
   void backward_grouped(Context&, Tensor dx, Tensor dweights, const Tensor& dy, const Tensor& x, const Selection&,
-                        const Saved&, const Hidden&) const;
+                        const Saved&, const Cells&) const;
   void backward_masked(Context&, Tensor dx, Tensor dweights, const Tensor& dy, const Tensor& x, const Selection&,
-                       const Hidden&) const;
+                       const Cells&) const;
   void forward_values(Context&, Tensor y, const Selection&, Saved&) const;
   void backward_values(Context&, Tensor dweights, const Tensor& dy, const Selection&, const Saved&) const;
   Tensor weights_as_rows(Context&, const Selection&, DType) const;

@@ -9,7 +9,6 @@
 namespace sffn {
 
 void ExpertCompute::forward_values(Context& ctx, Tensor y, const Selection& chosen, Saved& saved) const {
-  saved.tokens = y.rows();
   if (form_ == ExpertForm::kGrouped) saved.routing = route(ctx, chosen);
   const ArenaScope scope(ctx.scratch);
   Stream& stream = ctx.stream;
@@ -53,7 +52,7 @@ void ExpertCompute::backward_values(Context& ctx, Tensor dweights, const Tensor&
       const Tensor cells = all_cells.slice(0, count), part = dy.slice(first, count);
       const Tensor blocks = chosen.kept.slice(first, count);
       ops::matmul(stream, cells, part, Transpose::kNo, values, Transpose::kYes, Tensor(), Accumulate::kNo);
-      ops::gather_cells(stream, da.slice(first * b, count * b), cells, blocks);
+      ops::gather_cells(stream, da.slice(first * b, count * b), cells, Tensor(), blocks);
       ops::scatter_cells(stream, cells, a.slice(first * b, count * b), Tensor(), blocks);
       ops::matmul(stream, dvalues, cells, Transpose::kYes, part, Transpose::kNo, Tensor(), Accumulate::kYes);
     }

@@ -315,8 +315,9 @@ TEST_CASE("ops over blocks refuse each tensor that does not fit the others", "[o
   });
   refused("weigh_backward: inverse is i32 [5]", [&] { ops::weigh_backward(s, z, weights, z, weights, bad); });
   const Tensor cells = make({10, 12}), blocks = make({10, 2}, DType::kI32);
-  refused("gather_cells: cells is f32 [10, 7]", [&] { ops::gather_cells(s, z, x, blocks); });
-  refused("gather_cells: blocks is i32 [5]", [&] { ops::gather_cells(s, z, cells, bad); });
+  refused("gather_cells: cells is f32 [10, 7]", [&] { ops::gather_cells(s, z, x, none, blocks); });
+  refused("gather_cells: blocks is i32 [5]", [&] { ops::gather_cells(s, z, cells, none, bad); });
+  refused("gather_cells: bias is f32 [10, 12]", [&] { ops::gather_cells(s, z, cells, cells, blocks); });
   refused("scatter_cells: cells is f32 [10, 7]", [&] { ops::scatter_cells(s, x, z, none, blocks); });
   refused("scatter_cells: weights is f32 [20, 3]", [&] { ops::scatter_cells(s, cells, z, z, blocks); });
   refused("permute_rows: order is i32 [5]", [&] { ops::permute_rows(s, z, z, bad); });

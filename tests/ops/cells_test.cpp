@@ -19,7 +19,7 @@ HostTensor stale(DType dtype, Shape shape) {
 }
 
 struct CellsCase {
-  HostTensor blocks, order, cells, h, weights, gathered, scattered, scattered_plain, sorted;
+  HostTensor blocks, order, cells, bias, h, weights, gathered, gathered_biased, scattered, scattered_plain, sorted;
 
   CellsCase(const BlockSizes& s, DType dtype, DType cells_dtype) {
     const std::vector<int32_t> ids = chosen_blocks(s);
@@ -27,18 +27,21 @@ struct CellsCase {
     order = HostRouting(s, ids).order;
     cells = drawn(cells_dtype, {s.N, s.M()}, 1), h = drawn(dtype, {s.P(), s.G}, 2);
     weights = drawn(accumulate_type(dtype), {s.N, s.b}, 3);
+    bias = drawn(accumulate_type(dtype), {s.M()}, 4);
+    gathered_biased = stale(dtype, {s.P(), s.G});
     gathered = stale(dtype, {s.P(), s.G}), sorted = stale(dtype, {s.P(), s.G});
     scattered = stale(dtype, {s.N, s.M()}), scattered_plain = stale(dtype, {s.N, s.M()});
   }
   void run() {
     Stream stream(cpu_runtime());
-    ops::gather_cells(stream, gathered, cells, blocks);
+    ops::gather_cells(stream, gathered, cells, Tensor(), blocks);
+    ops::gather_cells(stream, gathered_biased, cells, bias, blocks);
     ops::scatter_cells(stream, scattered, h, weights, blocks);
     ops::scatter_cells(stream, scattered_plain, h, Tensor(), blocks);
     ops::permute_rows(stream, sorted, h, order);
   }
   std::vector<std::vector<double>> results() const {
-    return {gathered.values(), scattered.values(), scattered_plain.values(), sorted.values()};
+    return {gathered.values(), gathered_biased.values(), scattered.values(), scattered_plain.values(), sorted.values()};
   }
 };
 
@@ -69,8 +72,11 @@ TEST_CASE("gathered cells of tokens in order are the equation's", "[ops][cells]"
   const std::vector<int32_t> blocks = {0, 2, -1, 1}, order = {3, -1, 0, 1};
   const std::vector<double> weights = {2, 3, 4, 5};
   std::vector<double> out(8, 77), scattered(12, 77), rows(8, 77);
-  ref::gather_cells(out.data(), cells.data(), blocks.data(), 2, 2, 2, 6);
+  const std::vector<double> bias = {100, 200, 300, 400, 500, 600};
+  ref::gather_cells<double>(out.data(), cells.data(), nullptr, blocks.data(), 2, 2, 2, 6);
   CHECK(out == std::vector<double>{0, 1, 4, 5, 0, 0, 12, 13});
+  ref::gather_cells(out.data(), cells.data(), bias.data(), blocks.data(), 2, 2, 2, 6);
+  CHECK(out == std::vector<double>{100, 201, 504, 605, 0, 0, 312, 413});
   ref::scatter_cells(scattered.data(), h.data(), weights.data(), blocks.data(), 2, 2, 2, 6);
   CHECK(scattered == std::vector<double>{2, 4, 0, 0, 9, 12, 0, 0, 35, 40, 0, 0});
   ref::permute_rows(rows.data(), h.data(), order.data(), 4, 2);
@@ -95,7 +101,7 @@ TEST_CASE("a block or row outside the range is an error that names it", "[ops][c
   CellsCase c({3, 1, 4, 2, 2, 8}, DType::kF32, DType::kF32);
   Stream stream(cpu_runtime());
   const HostTensor blocks(DType::kI32, {3, 2}, {0, 1, 2, 3, 0, 4}), order = HostTensor::indices({0, 1, 2, 3, -2, 5});
-  CHECK(error_of([&] { ops::gather_cells(stream, c.gathered, c.cells, blocks); }).what ==
+  CHECK(error_of([&] { ops::gather_cells(stream, c.gathered, c.cells, Tensor(), blocks); }).what ==
         "gather_cells: blocks[5] is 4; expected -1 to 3");
   CHECK(error_of([&] { ops::scatter_cells(stream, c.scattered, c.h, c.weights, blocks); }).what ==
         "scatter_cells: blocks[5] is 4; expected -1 to 3");
