@@ -1,59 +1,8 @@
 #include "ffn/sparse_ffn.h"
 
-#include "kernels/ops.h"
-#include "nn/host_values.h"
-
-#include <algorithm>
-#include <cmath>
-#include <numeric>
 #include <utility>
 
 namespace sffn {
-
-BlockCounters::BlockCounters(ParamStore& params, int64_t layer, int64_t blocks)
-    : state_(&params.add_state(
-          {.name = cat("layers.", layer, ".ffn.counters"), .shape = {blocks + 2}, .kind = StateSpec::Kind::kCounter})),
-      blocks_(blocks) {}
-
-void BlockCounters::count(Context& ctx, const Tensor& blocks) const {
-  if (!ctx.count_choices) return;
-  const ArenaScope scope(ctx.scratch);
-  const Tensor counts = ctx.scratch.allocate({1, blocks_}, DType::kI32, "choices per block");
-  ops::count_blocks(ctx.stream, counts, blocks);
-  ops::accumulate_counts(ctx.stream, state_->value.slice(0, blocks_), counts);
-}
-
-Json BlockCounters::statistics(const std::vector<double>& counts) const {
-  const std::vector<double> choices = load(counts);
-  const double total = std::accumulate(choices.begin(), choices.end(), 0.0);
-  const double most = *std::max_element(choices.begin(), choices.end());
-  double entropy = 0;
-  for (const double count : choices) {
-    if (count > 0) entropy -= count / total * std::log(count / total);
-  }
-  const auto B = static_cast<double>(blocks_);
-  Json json = Json::object();
-  json["load_max_over_mean"] = total > 0 ? most * B / total : 0.0;
-  json["load_entropy"] = blocks_ > 1 ? entropy / std::log(B) : 1.0;
-  json["dead_blocks"] = static_cast<double>(std::count(choices.begin(), choices.end(), 0.0)) / B;
-  json["dropped"] = total > 0 ? counts[static_cast<size_t>(blocks_)] / total : 0.0;
-  if (const double nans = counts[static_cast<size_t>(blocks_) + 1]; nans > 0) json["nan_scores"] = nans;
-  return json;
-}
-
-void record_choices(Context& ctx, int64_t layer, const Selection& chosen) {
-  if (ctx.choices == nullptr || ctx.stream.is_meta()) return;
-  ChoiceRecord record{.layer = layer, .per_token = chosen.blocks.cols(), .blocks = {}, .weights = {}};
-  record.blocks.resize(static_cast<size_t>(chosen.blocks.numel()));
-  ctx.stream.copy_to_host(record.blocks.data(), chosen.blocks);
-  ctx.stream.synchronize();
-  if (chosen.weights.defined()) {
-    record.weights = read_values(ctx.stream, chosen.weights);
-  } else {
-    record.weights.assign(record.blocks.size(), 1.0);
-  }
-  ctx.choices->push_back(std::move(record));
-}
 
 FfnCost SparseMethod::cost(const ModelConfig& model) const {
   FfnCost cost = table_cost(model, sparse_.shape);
@@ -68,65 +17,30 @@ std::unique_ptr<FfnLayer> SparseMethod::make(const FfnBuild& build) const {
   return std::make_unique<SparseFfn>(build, sparse_, *this);
 }
 
-void SparseMethod::resolve(Json& entry, const ModelConfig& model, int64_t tokens, DType dtype) const {
-  const ExpertForm form = sparse_.form.value_or(cheaper_form(sparse_.shape, tokens, model.d_model, dtype));
-  entry["expert_compute"] = form == ExpertForm::kGrouped ? "grouped" : "masked";
-}
-
 SparseFfn::SparseFfn(const FfnBuild& build, const SparseOptions& options, const SparseMethod& method)
-    : options_(options),
-      cost_(method.cost(build.model)),
-      dropout_probability_(build.model.dropout),
+    : ChoosingFfn(build, method.cost(build.model), options.shape.blocks()),
+      options_(options),
       recompute_(build.recompute == Recompute::kFfn),
-      layer_(build.layer),
-      d_model_(build.model.d_model),
-      norm_(build.params, cat("layers.", layer_, ".ffn_norm"), d_model_, build.model.norm, build.model.norm_eps),
       tables_(BlockStore::add(build, options.shape)),
-      counters_(build.params, layer_, options.shape.blocks()),
       selector_(method.make_selector(build, tables_)) {}
 
-Dropout SparseFfn::dropout(const Context& ctx, int64_t time) const {
-  return site_dropout(ctx, dropout_probability_, RandomSite::kFfnDropout, layer_, time * d_model_);
+std::unique_ptr<ChoosingFfn::Product> SparseFfn::product(Context& ctx, Tensor y, const SelectorInput& in) {
+  auto pass = std::make_unique<Pass>();
+  pass->chosen = selector_->select(ctx, in, pass->selector);
+  const ExpertForm form = options_.form_for(in.x.rows(), in.x.cols(), in.x.dtype());
+  pass->compute.emplace(options_.shape, tables_, form, recompute_);
+  pass->compute->forward(ctx, y, in.x, pass->chosen, pass->blocks);
+  return pass;
 }
 
-Residual SparseFfn::forward(Context& ctx, const FfnInput& in, std::unique_ptr<FfnLayer::Saved>& out_saved) {
-  auto saved = std::make_unique<Saved>();
-  saved->norm = norm_.forward(ctx, in.h);
-  const Tensor x = saved->norm.normed;
-  Tensor y = ctx.saved.allocate(x.shape(), x.dtype(), "ffn out");
-  saved->input = {.x = x,
-                  .token_ids = in.token_ids,
-                  .time = in.time,
-                  .dropped = counters_.dropped(ctx),
-                  .nans = counters_.nans(ctx)};
-  saved->chosen = selector_->select(ctx, saved->input, saved->selector);
-  counters_.count(ctx, saved->chosen.blocks);
-  record_choices(ctx, layer_, saved->chosen);
-
-  const ExpertForm form = options_.form.value_or(cheaper_form(options_.shape, x.rows(), d_model_, x.dtype()));
-  saved->compute.emplace(options_.shape, tables_, form, recompute_);
-  saved->compute->forward(ctx, y, x, saved->chosen, saved->product);
-  const Dropout dropped = dropout(ctx, in.time);
-  if (dropped.probability > 0) ops::dropout(ctx.stream, y, dropped);
-  const Tensor sum = saved->norm.sum;
-  out_saved = std::move(saved);
-  return {sum, y};
-}
-
-void SparseFfn::backward(Context& ctx, const FfnLayer::Saved& base, Tensor dh) {
-  const Saved& saved = static_cast<const Saved&>(base);
-  const Tensor& x = saved.norm.normed;
-  const Selection& chosen = saved.chosen;
-  const ArenaScope scope(ctx.scratch);
-  const Tensor dy = dropout_backward(ctx, dh, dropout(ctx, saved.input.time));
-  const Tensor dx = ctx.scratch.allocate(x.shape(), x.dtype(), "ffn dx");
+void SparseFfn::product_backward(Context& ctx, Tensor dx, const Tensor& dy, const SelectorInput& in,
+                                 const Product& base) {
+  const Pass& pass = static_cast<const Pass&>(base);
+  const Tensor& weights = pass.chosen.weights;
   Tensor dweights;
-  if (chosen.weights.defined()) {
-    dweights = ctx.scratch.allocate(chosen.weights.shape(), chosen.weights.dtype(), "dweights");
-  }
-  saved.compute->backward(ctx, dx, dweights, dy, x, chosen, saved.product);
-  selector_->backward(ctx, *saved.selector, saved.input, chosen, dweights, dx);
-  norm_.backward(ctx, dh, dx, saved.norm);
+  if (weights.defined()) dweights = ctx.scratch.allocate(weights.shape(), weights.dtype(), "dweights");
+  pass.compute->backward(ctx, dx, dweights, dy, in.x, pass.chosen, pass.blocks);
+  selector_->backward(ctx, *pass.selector, in, pass.chosen, dweights, dx);
 }
 
 }  // namespace sffn

@@ -1,11 +1,8 @@
-// The sparse feed-forward layers that choose blocks and weigh them: norm, selector, block product.
+// The sparse feed-forward layers that choose blocks and weigh them: a selector and the block product.
 #pragma once
 #include "ffn/balance.h"
+#include "ffn/choosing_ffn.h"
 #include "ffn/expert_compute.h"
-#include "ffn/registry.h"
-#include "ffn/selector.h"
-#include "nn/dropout.h"
-#include "nn/norm.h"
 
 #include <memory>
 #include <optional>
@@ -18,6 +15,15 @@ namespace sffn {
 struct SparseOptions {
   BlockShape shape;
   std::optional<ExpertForm> form;  // absent: by the cost table
+
+  // The form of the block product for N tokens of width D.
+  ExpertForm form_for(int64_t tokens, int64_t d, DType dtype) const {
+    return form.value_or(cheaper_form(shape, tokens, d, dtype));
+  }
+  // Sets the form in a resolved entry.
+  void resolve_form(Json& entry, int64_t tokens, int64_t d, DType dtype) const {
+    entry["expert_compute"] = form_for(tokens, d, dtype) == ExpertForm::kGrouped ? "grouped" : "masked";
+  }
 };
 struct SparseRules {
   std::optional<int64_t> block_size;  // fixed by the method: the key is unknown then
@@ -27,37 +33,15 @@ struct SparseRules {
 // Throws UsageError naming the key and the rule.
 SparseOptions parse_sparse(ConfigReader&, const ModelConfig&, const SparseRules& = {});
 
-// Counters of a layer that chooses blocks: choices of each block, choices dropped, scores that were NaN.
-class BlockCounters {
- public:
-  BlockCounters(ParamStore&, int64_t layer, int64_t blocks);
-  Tensor all() const { return state_->value; }
-  // Adds the choices of one pass, where ctx.count_choices is set.
-  void count(Context&, const Tensor& blocks) const;
-  Tensor dropped(const Context& ctx) const { return ctx.count_choices ? state_->value.slice(blocks_, 1) : Tensor(); }
-  Tensor nans(const Context& ctx) const { return ctx.count_choices ? state_->value.slice(blocks_ + 1, 1) : Tensor(); }
-  std::vector<double> load(const std::vector<double>& counts) const {
-    return {counts.begin(), counts.begin() + blocks_};
-  }
-  // {load_max_over_mean, load_entropy (over log B), dead_blocks (share), dropped (share), and nan_scores where there
-  // are any}
-  Json statistics(const std::vector<double>& counts) const;
-
- private:
-  State* state_;
-  int64_t blocks_;
-};
-
-// Appends what was chosen to ctx.choices, where it is set. Weights absent: 1.
-void record_choices(Context&, int64_t layer, const Selection&);
-
 // The options of a method that chooses blocks and weighs them: all but its selector.
 class SparseMethod : public FfnOptions {
  public:
   explicit SparseMethod(const SparseOptions& sparse) : sparse_(sparse) {}
   FfnCost cost(const ModelConfig&) const final;
   std::unique_ptr<FfnLayer> make(const FfnBuild&) const final;
-  void resolve(Json& entry, const ModelConfig&, int64_t tokens, DType) const final;
+  void resolve(Json& entry, const ModelConfig& model, int64_t tokens, DType dtype) const final {
+    sparse_.resolve_form(entry, tokens, model.d_model, dtype);
+  }
 
   // What choosing and weighing add to the tables: parameters, all of them active, and FLOPs.
   virtual FfnCost selector_cost(const ModelConfig&) const = 0;
@@ -70,40 +54,24 @@ class SparseMethod : public FfnOptions {
   SparseOptions sparse_;
 };
 
-class SparseFfn final : public FfnLayer {
+class SparseFfn final : public ChoosingFfn {
  public:
   SparseFfn(const FfnBuild&, const SparseOptions&, const SparseMethod&);
-
-  Residual forward(Context&, const FfnInput&, std::unique_ptr<FfnLayer::Saved>&) override;
-  void backward(Context&, const FfnLayer::Saved&, Tensor dh) override;
-  FfnCost cost() const override { return cost_; }
-  Tensor counters() const override { return counters_.all(); }
-  void after_step(Stream& stream, const std::vector<double>& counts) override {
-    selector_->after_step(stream, counters_.load(counts));
-  }
-  Json statistics(const std::vector<double>& counts) const override { return counters_.statistics(counts); }
-  std::vector<double> block_load(const std::vector<double>& counts) const override { return counters_.load(counts); }
   bool needs_whole_step() const override { return selector_->needs_whole_step(); }
 
  private:
-  struct Saved final : FfnLayer::Saved {
-    AddNorm::Saved norm;  // norm.normed is x
-    SelectorInput input;
-    Selection chosen;
+  struct Pass final : Product {
     std::unique_ptr<Selector::Saved> selector;
     std::optional<ExpertCompute> compute;
-    ExpertCompute::Saved product;
+    ExpertCompute::Saved blocks;
   };
-  Dropout dropout(const Context&, int64_t time) const;
+  std::unique_ptr<Product> product(Context&, Tensor y, const SelectorInput& in) override;
+  void product_backward(Context&, Tensor dx, const Tensor& dy, const SelectorInput& in, const Product&) override;
+  void balance_load(Stream& stream, const std::vector<double>& load) override { selector_->after_step(stream, load); }
 
   SparseOptions options_;
-  FfnCost cost_;
-  double dropout_probability_;
   bool recompute_;
-  int64_t layer_, d_model_;
-  AddNorm norm_;
   BlockStore tables_;
-  BlockCounters counters_;
   std::unique_ptr<Selector> selector_;
 };
 
