@@ -17,6 +17,7 @@ struct BlockShape {
   int64_t cells = 0;       // M
   int64_t block_size = 0;  // G
   int64_t per_token = 0;   // b: chosen blocks of a token; of heads together, which may choose alike
+  int64_t key_rank = 0;    // width of a key; 0: the model's
   int64_t d_ff = 0;        // of the dense layer it stands for; M = expansion · d_ff
   Activation activation = Activation::kGelu;
   bool keys = true;  // false: values alone
@@ -25,12 +26,13 @@ struct BlockShape {
 
   int64_t blocks() const { return cells / block_size; }            // B
   int64_t active_cells() const { return per_token * block_size; }  // k
+  int64_t key_width(int64_t d) const { return key_rank > 0 ? key_rank : d; }
 };
 
 // The tables of one layer. Their initial standard deviations are those of the dense layer under gpt's scheme,
 // independent of G and the expansion.
 struct BlockStore {
-  Param* keys = nullptr;        // [M, D]; absent for pkm
+  Param* keys = nullptr;        // [M, D], or [M, key rank]; absent for pkm
   Param* key_bias = nullptr;    // [M], with biases
   Param* gate_keys = nullptr;   // [M, D], with a gated activation
   Param* values = nullptr;      // [M, D]
