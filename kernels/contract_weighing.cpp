@@ -177,6 +177,13 @@ void sigmoid_forward(Stream& stream, Tensor y, const Tensor& x) {
   call.same("y", y, x);
 }
 
+void sigmoid_backward(Stream& stream, Tensor dx, const Tensor& dy, const Tensor& x) {
+  const Call call(stream, __func__);
+  call.accumulator("x", x);
+  call.same("dy", dy, x);
+  call.same("dx", dx, x);
+}
+
 void sinkhorn(Stream& stream, Tensor out, const Tensor& logits, int64_t groups, int64_t iterations, Sinkhorn) {
   const Call call(stream, __func__);
   const int64_t rows = scores_matrix(call, "logits", logits).first;

@@ -2,11 +2,13 @@
 #pragma once
 #include "core/random.h"
 
+#include <array>
 #include <cstdint>
 
 namespace sffn {
 
 enum class Activation : uint8_t { kRelu, kGelu, kGeluErf, kSilu };  // relu'(0) = 0; kGelu is the tanh form
+inline constexpr std::array kNearZero = {0.001, 0.01, 0.1};         // bounds of |f(z)| that count_near_zero counts
 enum class Transpose : uint8_t { kNo, kYes };
 enum class Accumulate : uint8_t { kNo, kYes };  // kYes: the output is added to
 

@@ -5,6 +5,10 @@
 #include "kernels/cpu/vector_math.h"
 #include "kernels/ops.h"
 
+#include <array>
+#include <atomic>
+#include <cmath>
+
 namespace sffn::cpu {
 namespace {
 
@@ -106,6 +110,31 @@ void backward(T* dz, T* dgate, const T* dh, const T* z, const T* gate, int64_t n
   });
 }
 
+using NearZero = std::array<int64_t, kNearZero.size()>;
+
+template <class Function, class T>
+NearZero near_zero_range(const T* z, int64_t first, int64_t last) {
+  int32_t a = 0, b = 0, c = 0;
+#pragma omp simd reduction(+ : a, b, c)
+  for (int64_t i = first; i < last; ++i) {
+    const float size = std::abs(Function::value(static_cast<float>(z[i])));
+    a += size < static_cast<float>(kNearZero[0]);
+    b += size < static_cast<float>(kNearZero[1]);
+    c += size < static_cast<float>(kNearZero[2]);
+  }
+  return {a, b, c};
+}
+
+template <class Function, class T>
+void count_near_zero(NearZero& below, const T* z, int64_t n) {
+  std::array<std::atomic<int64_t>, kNearZero.size()> found{};
+  parallel_chunks(n, kGrain, [&](int64_t first, int64_t last) {
+    const NearZero here = near_zero_range<Function>(z, first, last);
+    for (size_t t = 0; t < here.size(); ++t) found[t] += here[t];
+  });
+  for (size_t t = 0; t < below.size(); ++t) below[t] = found[t];
+}
+
 }  // namespace
 
 void activation_forward(Stream&, Tensor h, const Tensor& z, const Tensor& gate, Activation f) {
@@ -133,6 +162,21 @@ void activation_backward(Stream&, Tensor dz, Tensor dgate, const Tensor& dh, con
       with_activation(f, [&](auto function) { backward<decltype(function)>(out, dgates, grad, in, gates, z.numel()); });
     }
   });
+}
+
+void count_near_zero(Stream&, Tensor counts, const Tensor& z, Activation f) {
+  NearZero below{};
+  with_float_type(z.dtype(), [&](auto type) {
+    using T = decltype(type);
+    if constexpr (kIsReference<T>) {
+      ref::count_near_zero(below.data(), z.data<T>(), z.numel(), f);
+    } else {
+      with_activation(f, [&](auto function) { count_near_zero<decltype(function)>(below, z.data<T>(), z.numel()); });
+    }
+  });
+  auto* sums = counts.data<double>();
+  sums[0] += static_cast<double>(z.numel());
+  for (size_t t = 0; t < below.size(); ++t) sums[1 + t] += static_cast<double>(below[t]);
 }
 
 }  // namespace sffn::cpu

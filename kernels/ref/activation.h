@@ -69,4 +69,13 @@ void activation_backward(T* dz, T* dgate, const T* dh, const T* z, const T* gate
   }
 }
 
+// below[t] = elements with |f(z)| < kNearZero[t], by real parts
+template <class T>
+void count_near_zero(int64_t* below, const T* z, int64_t n, Activation f) {
+  for (size_t t = 0; t < kNearZero.size(); ++t) {
+    below[t] = 0;
+    for (int64_t i = 0; i < n; ++i) below[t] += std::abs(static_cast<double>(real(activation(z[i], f)))) < kNearZero[t];
+  }
+}
+
 }  // namespace sffn::ref
