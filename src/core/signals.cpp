@@ -4,9 +4,11 @@
 
 #include <unistd.h>
 
+#include <array>
 #include <atomic>
 #include <cerrno>
 #include <csignal>
+#include <cstddef>
 #include <cstring>
 
 namespace sffn::signals {
@@ -29,16 +31,28 @@ void on_save(int) { save = true; }
 void handle(int signal, void (*handler)(int)) {
   struct sigaction action = {};
   action.sa_handler = handler;
-  action.sa_flags = SA_RESTART;
+  action.sa_flags = SA_RESTART | SA_ONSTACK;
   sigemptyset(&action.sa_mask);
   if (sigaction(signal, &action, nullptr) != 0) {
     throw RunError("signals", cat("no handler for ", name(signal), ": ", std::strerror(errno)));
   }
 }
 
+// Handlers run on a stack of their own: the code that oneDNN generates for matrix products holds other addresses than
+// the stack's in the stack pointer, and a signal frame written there would land in tensors or in the heap. The kernel
+// gives signals of the process to the main thread, which installs this.
+void use_own_stack() {
+  static std::array<std::byte, 1 << 16> memory;
+  stack_t stack = {};
+  stack.ss_sp = memory.data();
+  stack.ss_size = memory.size();
+  if (sigaltstack(&stack, nullptr) != 0) throw RunError("signals", cat("no stack: ", std::strerror(errno)));
+}
+
 }  // namespace
 
 void install() {
+  use_own_stack();
   for (const int signal : {SIGTERM, SIGINT, SIGHUP, SIGUSR1}) handle(signal, on_stop);
   handle(SIGUSR2, on_save);
 }
