@@ -91,6 +91,14 @@ void top_b(Stream& stream, Tensor blocks, Tensor nans, const Tensor& scores, con
   call.exact_or_absent("bias", bias, scores.dtype(), {B});
 }
 
+void hash_blocks(Stream& stream, Tensor blocks, const Tensor& ids, uint64_t, int64_t, int64_t block_count) {
+  const Call call(stream, __func__);
+  const auto [N, b] = choices_of(call, blocks);
+  call.exact("ids", ids, DType::kI32, {N});
+  call.require(b >= 1 && b <= block_count && block_count <= std::numeric_limits<int32_t>::max(), b, " of ", block_count,
+               " blocks; expected 1 to all of them, and fewer than 2^31");
+}
+
 void count_blocks(Stream& stream, Tensor counts, const Tensor& blocks) {
   const Call call(stream, __func__);
   const int64_t N = choices_of(call, blocks).first;
