@@ -88,7 +88,9 @@ class Layer {
 }  // namespace
 
 std::string measure_expert_costs(const std::function<void(const std::string&)>& progress) {
-  std::string table;
+  std::string table =
+      "// Written by `sffn bench ops --write-costs`: dtype, block size, time of a cell of the grouped form over that of a\n"
+      "// cell of the masked form, forward and backward.\n";
   for (const DType dtype : {DType::kF32, DType::kBF16}) {
     for (const int64_t block_size : kBlockSizes) {
       Layer layer(block_size, dtype);
