@@ -26,7 +26,7 @@ struct SparseOptions {
   }
 };
 struct SparseRules {
-  std::optional<int64_t> block_size;  // fixed by the method: the key is unknown then
+  std::optional<int64_t> block_size;  // fixed by the method: another one is refused
   bool may_have_bias = true;          // the σ-MoE family has none
   bool has_keys = true;               // false: a memory of values alone, without an activation
 };

@@ -53,6 +53,14 @@ int64_t read_active_blocks(ConfigReader& reader, const BlockShape& shape) {
   return k / shape.block_size;
 }
 
+int64_t read_block_size(ConfigReader& reader, const SparseRules& rules) {
+  const char* const meaning = "Cells that are chosen together, g.";
+  if (!rules.block_size) return reader.required<int64_t>("block_size", meaning, kAtLeastOne);
+  const int64_t fixed = *rules.block_size, given = reader.optional<int64_t>("block_size", fixed, meaning, kAtLeastOne);
+  if (given != fixed) reader.fail("block_size", cat("is ", given, "; this method chooses cells in blocks of ", fixed));
+  return fixed;
+}
+
 }  // namespace
 
 SparseOptions parse_sparse(ConfigReader& reader, const ModelConfig& model, const SparseRules& rules) {
@@ -62,9 +70,7 @@ SparseOptions parse_sparse(ConfigReader& reader, const ModelConfig& model, const
                    .value_or(model.ffn.d_ff);
   reader.resolve("d_ff", shape.d_ff);
   shape.cells = read_cells(reader, shape.d_ff);
-  shape.block_size = rules.block_size
-                         ? *rules.block_size
-                         : reader.required<int64_t>("block_size", "Cells that are chosen together, g.", kAtLeastOne);
+  shape.block_size = read_block_size(reader, rules);
   if (!reader.collecting() && shape.cells % shape.block_size != 0) {
     reader.fail("block_size", cat("is ", shape.block_size, ", which does not divide the ", shape.cells, " cells"));
   }

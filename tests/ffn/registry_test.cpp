@@ -53,6 +53,40 @@ TEST_CASE("every method names itself, its source and a tiny configuration that i
   }
 }
 
+// Kills: a block size that is read and ignored, and one that is refused although it is the method's own.
+TEST_CASE("a method of single cells takes a block size of 1 and no other", "[ffn]") {
+  const auto entry = [](const char* size) {
+    return cat(R"([{"layers": [2], "type": "lorkm", "expansion": 2, "active_cells": 8, "block_size": )", size, "}]");
+  };
+  CHECK(error_of(entry("1")).empty());
+  CHECK(
+      contains(error_of(entry("4")), "model.sparse_ffn.0.block_size: is 4; this method chooses cells in blocks of 1"));
+}
+
+// Kills: block sizes that leave cells over, more active blocks than there are, memories smaller than the dense layer,
+// options of another method, two entries for one layer: each is refused with its place and rule.
+TEST_CASE("impossible entries are refused with the path and the rule", "[ffn]") {
+  const auto check = [](const std::string& keys, const std::string& place, const std::string& rule) {
+    const std::string error = error_of(cat(R"([{"layers": [2], "type": "avg_k", )", keys, "}]"));
+    INFO(error);
+    CHECK(contains(error, cat("c.json: model.sparse_ffn.0.", place, ": ")));
+    CHECK(contains(error, rule));
+  };
+  check(R"("expansion": 2, "block_size": 5)", "block_size", "does not divide the 64 cells");
+  check(R"("expansion": 2, "block_size": 16, "active_cells": 24)", "active_cells", "no multiple of the block size 16");
+  check(R"("expansion": 2, "block_size": 8, "active_blocks": 9)", "active_blocks", "asks for 9 blocks of 8");
+  check(R"("expansion": 0.5, "block_size": 8)", "expansion", ">= 1");
+  check(R"("cells": 16, "block_size": 8)", "cells", "expansion below 1");
+  check(R"("expansion": 2, "cells": 64, "block_size": 8)", "cells", "both given");
+  check(R"("block_size": 8)", "expansion", "is missing");
+  check(R"("expansion": 2, "block_size": 8, "capacity_factor": 1.5)", "capacity_factor", "is not a known key");
+  check(R"("expansion": 2, "block_size": 8, "balance": {"type": "cv2"})", "balance.type", "weighs its blocks");
+  const std::string twice = error_of(
+      R"([{"layers": [2], "type": "avg_k", "expansion": 2, "block_size": 8},
+          {"layers": "all", "type": "avg_k", "expansion": 2, "block_size": 8}])");
+  CHECK(contains(twice, "model.sparse_ffn"));
+}
+
 // Kills: an entry applied to the layer beside its own, defaults that do not come from model.ffn.
 TEST_CASE("an entry takes its layers and inherits what it does not say", "[ffn]") {
   ModelConfig model = model_with(R"([{"layers": {"every": 3}, "type": "dense", "d_ff": 48}])");
