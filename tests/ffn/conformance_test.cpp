@@ -110,6 +110,25 @@ TEST_CASE("every method's cost counts the parameters that it registers", "[ffn][
   });
 }
 
+// Kills: a key that is read and not resolved, so that a checkpoint's configuration is another model's.
+TEST_CASE("the resolved entry of every method reads back to itself and to the same layer", "[ffn][conformance]") {
+  for_every_method([](const FfnMethod& method) {
+    Config config = model_of(method, Precision::kFp32);
+    config.train.tokens_per_step = config.model.context;
+    if (method.name == "dense") config = with_key(config, "activation", "silu");
+    const Json resolved = resolved_json(config);
+    const Config again = parse_config(resolved, "resolved");
+    CHECK(resolved_json(again) == resolved);
+    CHECK(count_parameters(again.model).by_layer == count_parameters(config.model).by_layer);
+    CHECK(count_flops(again.model).forward_per_token == count_flops(config.model).forward_per_token);
+    // Nothing may come from model.ffn any more.
+    Config other = again;
+    other.model.ffn.d_ff = 48;
+    other.model.ffn.bias = false;
+    CHECK(count_parameters(other.model).by_layer[1] == count_parameters(config.model).by_layer[1]);
+  });
+}
+
 // Kills: sizes that are assumed to be large, or even; scratch that one token does not fill.
 TEST_CASE("every method serves one token, and many that are all the same", "[ffn][conformance]") {
   for_every_method([](const FfnMethod& method) {

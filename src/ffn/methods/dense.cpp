@@ -170,13 +170,15 @@ std::unique_ptr<FfnOptions> parse(ConfigReader& reader, const ModelConfig& model
   config.activation = choice.activation;
   config.gated = choice.gated;
   config.bias = reader.derived<bool>("bias", "model.ffn.bias", "Biases of keys and values.").value_or(model.ffn.bias);
+  reader.resolve("d_ff", config.d_ff);
+  reader.resolve("bias", config.bias);
   return std::make_unique<DenseOptions>(config);
 }
 
 const RegisterFfn kRegistered{{.name = "dense",
                                .summary = "every cell for every token",
                                .source = "Vaswani et al., arXiv 1706.03762, section 3.3; gated: arXiv 2002.05202",
-                               .tiny_config = R"({"type": "dense", "d_ff": 32, "activation": "gelu"})",
+                               .tiny_config = R"({"type": "dense", "d_ff": 40, "activation": "gelu"})",
                                .parse = parse}};
 
 }  // namespace
