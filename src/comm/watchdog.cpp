@@ -139,7 +139,8 @@ void Watchdog::roll_call(bool first) {
   log::warn("watchdog: ", where(table_.mine(), monotonic_seconds()));
   table_.report();
   // The first one speaks for all; should it be stuck itself, the next one does.
-  watch_others_until(monotonic_seconds() + (first ? kRollCall : 2 * kRollCall));
+  const double now = monotonic_seconds();
+  first ? wait_for_reports(now + kRollCall) : wait_for_end(now + 2 * kRollCall);
   if (table_.announced_end() < 0) {
     log::error("watchdog: ", roll_call_summary(table_.all(), monotonic_seconds(), world_.size()));
     table_.announce_end(1);
@@ -149,7 +150,7 @@ void Watchdog::roll_call(bool first) {
 }
 
 // Returns when all ranks have reported, the end was announced, or the deadline has passed.
-void Watchdog::watch_others_until(double deadline) {
+void Watchdog::wait_for_reports(double deadline) {
   bool all_reported = false;
   const auto count = static_cast<int>(table_.all().size());
   while (!all_reported && table_.announced_end() < 0 && monotonic_seconds() < deadline) {
@@ -157,6 +158,14 @@ void Watchdog::watch_others_until(double deadline) {
     table_.sign_of_life();
     all_reported = true;
     for (int i = 0; i < count; ++i) all_reported &= table_.reported(i);
+  }
+}
+
+// Returns when the end was announced or the deadline has passed: not at the last report, or two would speak at once.
+void Watchdog::wait_for_end(double deadline) {
+  while (table_.announced_end() < 0 && monotonic_seconds() < deadline) {
+    std::this_thread::sleep_for(std::chrono::duration<double>(kPoll / 2));
+    table_.sign_of_life();
   }
 }
 

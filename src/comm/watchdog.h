@@ -32,7 +32,8 @@ class Watchdog {
   void run();
   bool all_are_stuck(double now) const;
   void roll_call(bool first);
-  void watch_others_until(double deadline);
+  void wait_for_reports(double deadline);
+  void wait_for_end(double deadline);
 
   Communicator& world_;
   HeartbeatTable& table_;
