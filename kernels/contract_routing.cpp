@@ -99,6 +99,15 @@ void hash_blocks(Stream& stream, Tensor blocks, const Tensor& ids, uint64_t, int
                " blocks; expected 1 to all of them, and fewer than 2^31");
 }
 
+void lookup_blocks(Stream& stream, Tensor blocks, const Tensor& ids, const Tensor& table) {
+  const Call call(stream, __func__);
+  call.here("table", table);
+  if (table.dtype() != DType::kI32 || table.shape().rank() != 1) call.refuse("table", table, "i32 [V]");
+  call.here("blocks", blocks);
+  if (blocks.dtype() != DType::kI32 || blocks.shape().rank() != 1) call.refuse("blocks", blocks, "i32 [N]");
+  call.exact("ids", ids, DType::kI32, blocks.shape());
+}
+
 void count_blocks(Stream& stream, Tensor counts, const Tensor& blocks) {
   const Call call(stream, __func__);
   const int64_t N = choices_of(call, blocks).first;

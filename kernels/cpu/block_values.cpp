@@ -1,8 +1,8 @@
 #include "kernels/ref/block_values.h"
 
 #include "core/stream.h"
-#include "kernels/cpu/block_ids.h"
 #include "kernels/cpu/dispatch.h"
+#include "kernels/cpu/index_check.h"
 #include "kernels/cpu/parallel.h"
 #include "kernels/cpu/scratch.h"
 #include "kernels/ops.h"
@@ -28,7 +28,7 @@ void sum_group(float* sums, const float* weights, const int32_t* blocks, int64_t
 void block_weight_sums(Stream&, Tensor sums, const Tensor& weights, const Tensor& blocks) {
   const int64_t tokens = blocks.rows(), per_token = blocks.cols(), groups = sums.rows(), block_count = sums.cols();
   const int32_t* chosen = blocks.data<int32_t>();
-  check_block_ids("block_weight_sums", chosen, blocks.numel(), per_token, block_count);
+  check_blocks("block_weight_sums", blocks, block_count);
   with_accumulate_type(sums.dtype(), [&]<class T>(T) {
     T* out = sums.data<T>();
     const T* weight = weights.data<T>();
@@ -49,7 +49,7 @@ void add_block_values(Stream&, Tensor out, const Tensor& per_block, const Tensor
   const int64_t tokens = blocks.rows(), per_token = blocks.cols();
   const int64_t groups = per_block.rows(), block_count = per_block.cols();
   const int32_t* chosen = blocks.data<int32_t>();
-  check_block_ids("add_block_values", chosen, blocks.numel(), per_token, block_count);
+  check_blocks("add_block_values", blocks, block_count);
   with_accumulate_type(out.dtype(), [&]<class T>(T) {
     T* value = out.data<T>();
     const T* of_block = per_block.data<T>();

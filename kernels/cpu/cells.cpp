@@ -1,7 +1,7 @@
 #include "kernels/ref/cells.h"
 
-#include "core/error.h"
 #include "kernels/cpu/dispatch.h"
+#include "kernels/cpu/index_check.h"
 #include "kernels/cpu/parallel.h"
 #include "kernels/ops.h"
 
@@ -14,15 +14,6 @@ constexpr int64_t kGrain = 16384;  // elements a chunk
 
 int64_t rows_of_grain(int64_t row_elements) {
   return std::max<int64_t>(1, kGrain / std::max<int64_t>(1, row_elements));
-}
-
-void check_indices(const char* op, const char* name, const Tensor& indices, int64_t count) {
-  const int32_t* values = indices.data<int32_t>();
-  for (int64_t n = 0; n < indices.numel(); ++n) {
-    if (values[n] < -1 || values[n] >= count) {
-      throw RunError(op, cat(name, "[", n, "] is ", values[n], "; expected -1 to ", count - 1));
-    }
-  }
 }
 
 template <class To, class From>
@@ -91,7 +82,7 @@ void permute(T* out, const T* rows, const int32_t* order, int64_t P, int64_t G) 
 
 void gather_cells(Stream&, Tensor out, const Tensor& cells, const Tensor& bias, const Tensor& blocks) {
   const int64_t N = cells.rows(), M = cells.cols(), b = blocks.cols(), G = out.cols();
-  check_indices("gather_cells", "blocks", blocks, M / G);
+  check_indices("gather_cells", "blocks", blocks, -1, M / G);
   const int32_t* ids = blocks.data<int32_t>();
   with_float_type(out.dtype(), [&](auto zero) {
     using T = decltype(zero);
@@ -107,7 +98,7 @@ void gather_cells(Stream&, Tensor out, const Tensor& cells, const Tensor& bias, 
 
 void scatter_cells(Stream&, Tensor cells, const Tensor& h, const Tensor& weights, const Tensor& blocks) {
   const int64_t N = cells.rows(), M = cells.cols(), b = blocks.cols(), G = h.cols();
-  check_indices("scatter_cells", "blocks", blocks, M / G);
+  check_indices("scatter_cells", "blocks", blocks, -1, M / G);
   const int32_t* ids = blocks.data<int32_t>();
   with_float_type(h.dtype(), [&](auto zero) {
     using T = decltype(zero);
@@ -121,7 +112,7 @@ void scatter_cells(Stream&, Tensor cells, const Tensor& h, const Tensor& weights
 
 void permute_rows(Stream&, Tensor out, const Tensor& rows, const Tensor& order) {
   const int64_t P = rows.rows(), G = rows.cols();
-  check_indices("permute_rows", "order", order, P);
+  check_indices("permute_rows", "order", order, -1, P);
   with_float_type(rows.dtype(), [&](auto zero) {
     using T = decltype(zero);
     if constexpr (kIsReference<T>) {

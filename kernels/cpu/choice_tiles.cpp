@@ -4,7 +4,6 @@
 #include "kernels/cpu/scratch.h"
 
 #include <algorithm>
-#include <atomic>
 
 namespace sffn::cpu {
 namespace {
@@ -13,24 +12,6 @@ constexpr int64_t kTile = 1 << 15;       // choices: enough to hide the cost of 
 constexpr int64_t kChoicesPerCount = 8;  // so that the counts of a tile cost little beside its choices
 
 }  // namespace
-
-void check_choices(const char* op, const Tensor& blocks, int64_t B) {
-  const int32_t* ids = blocks.data<int32_t>();
-  std::atomic<bool> valid{true};
-  parallel_chunks(blocks.numel(), kTile, [&](int64_t first, int64_t last) {
-    int32_t least = 0, most = 0;
-#pragma omp simd reduction(min : least) reduction(max : most)
-    for (int64_t c = first; c < last; ++c) {
-      least = std::min(least, ids[c]);
-      most = std::max(most, ids[c]);
-    }
-    if (least < -1 || most >= B) valid = false;
-  });
-  if (valid) return;
-  const int64_t c = std::find_if(ids, ids + blocks.numel(), [B](int32_t id) { return id < -1 || id >= B; }) - ids;
-  throw RunError(
-      op, cat("blocks[", c / blocks.cols(), ", ", c % blocks.cols(), "] is ", ids[c], "; expected -1 to ", B - 1));
-}
 
 ChoiceTiles::ChoiceTiles(int64_t choices, int64_t group, int64_t B)
     : choices_(choices), group_(std::max<int64_t>(1, group)), B_(B), tile_(std::max(kTile, kChoicesPerCount * B)) {

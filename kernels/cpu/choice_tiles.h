@@ -8,9 +8,6 @@
 
 namespace sffn::cpu {
 
-// Every id of blocks is in [-1, B), or RunError names the first choice that is not.
-void check_choices(const char* op, const Tensor& blocks, int64_t B);
-
 class ChoiceTiles {
  public:
   // Groups of `group` choices, the last one may be short, over B blocks.

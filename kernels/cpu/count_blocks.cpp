@@ -1,4 +1,5 @@
 #include "kernels/cpu/choice_tiles.h"
+#include "kernels/cpu/index_check.h"
 #include "kernels/cpu/parallel.h"
 #include "kernels/ops.h"
 
@@ -9,7 +10,7 @@ namespace sffn::cpu {
 
 void count_blocks(Stream&, Tensor counts, const Tensor& blocks) {
   const int64_t S = counts.shape()[0], B = counts.cols();
-  check_choices("count_blocks", blocks, B);
+  check_blocks("count_blocks", blocks, B);
   std::fill_n(counts.data<int32_t>(), S * B, 0);
   const ChoiceTiles tiles(blocks.numel(), blocks.numel() / S, B);
   const int32_t* of_tiles = tiles.count(blocks.data<int32_t>());

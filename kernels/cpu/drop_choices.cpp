@@ -1,5 +1,6 @@
 #include "core/stream.h"
 #include "kernels/cpu/choice_tiles.h"
+#include "kernels/cpu/index_check.h"
 #include "kernels/cpu/parallel.h"
 #include "kernels/ops.h"
 #include "kernels/ref/mask_scores.h"
@@ -8,7 +9,7 @@ namespace sffn::cpu {
 
 void drop_choices(Stream&, Tensor out, const Tensor& blocks, int64_t block_count, const Dropout& d) {
   constexpr int64_t kGrain = 1024;  // tokens
-  check_choices("drop_choices", blocks, block_count);
+  check_blocks("drop_choices", blocks, block_count);
   const int64_t b = blocks.cols();
   parallel_chunks(blocks.rows(), kGrain, [&](int64_t first, int64_t last) {
     Dropout of_chunk = d;

@@ -1,6 +1,7 @@
 #include "kernels/ref/embedding.h"
 
 #include "kernels/cpu/dispatch.h"
+#include "kernels/cpu/index_check.h"
 #include "kernels/cpu/parallel.h"
 #include "kernels/ops.h"
 
@@ -11,15 +12,6 @@ namespace {
 
 constexpr int64_t kGrain = 16384;     // elements a chunk of the forward pass
 constexpr int64_t kColumnTile = 128;  // columns a chunk of the backward pass: whole cache lines, no two threads on one
-
-void check_indices(const char* op, const char* name, const Tensor& indices, int64_t rows) {
-  const int32_t* values = indices.data<int32_t>();
-  for (int64_t n = 0; n < indices.numel(); ++n) {
-    if (values[n] < 0 || values[n] >= rows) {
-      throw RunError(op, cat(name, "[", n, "] is ", values[n], "; expected 0 to ", rows - 1));
-    }
-  }
-}
 
 template <class T>
 void forward(T* out, const T* tokens, const int32_t* ids, const T* positions_table, const int32_t* positions, int64_t N,
@@ -56,10 +48,10 @@ void backward(float* table, const T* dout, const int32_t* rows, int64_t N, int64
 
 void embedding_forward(Stream&, Tensor out, const Tensor& tokens, const Tensor& ids, const Tensor& positions_table,
                        const Tensor& positions) {
-  check_indices("embedding_forward", "ids", ids, tokens.shape()[0]);
+  check_indices("embedding_forward", "ids", ids, 0, tokens.shape()[0]);
   const int32_t* places = nullptr;
   if (positions_table.defined()) {
-    check_indices("embedding_forward", "positions", positions, positions_table.shape()[0]);
+    check_indices("embedding_forward", "positions", positions, 0, positions_table.shape()[0]);
     places = positions.data<int32_t>();
   }
   with_float_type(out.dtype(), [&](auto type) {
@@ -78,10 +70,10 @@ void embedding_forward(Stream&, Tensor out, const Tensor& tokens, const Tensor& 
 
 void embedding_backward(Stream&, Tensor dtokens, Tensor dpositions, const Tensor& dout, const Tensor& ids,
                         const Tensor& positions) {
-  check_indices("embedding_backward", "ids", ids, dtokens.shape()[0]);
+  check_indices("embedding_backward", "ids", ids, 0, dtokens.shape()[0]);
   const int32_t* places = nullptr;
   if (dpositions.defined()) {
-    check_indices("embedding_backward", "positions", positions, dpositions.shape()[0]);
+    check_indices("embedding_backward", "positions", positions, 0, dpositions.shape()[0]);
     places = positions.data<int32_t>();
   }
   const int64_t N = dout.shape()[0], D = dout.cols();

@@ -2,8 +2,8 @@
 #include "kernels/ref/gate.h"
 
 #include "core/stream.h"
-#include "kernels/cpu/block_ids.h"
 #include "kernels/cpu/dispatch.h"
+#include "kernels/cpu/index_check.h"
 #include "kernels/cpu/parallel.h"
 #include "kernels/cpu/softmax_row.h"
 #include "kernels/ops.h"
@@ -70,7 +70,7 @@ void backward_row(float* dlogits, const float* dweights, const float* weights, c
 void gate_forward(Stream&, Tensor weights, const Tensor& logits, const Tensor& blocks, Gate gate) {
   const Sizes s{logits.rows(), blocks.cols(), logits.cols()};
   const int32_t* chosen = blocks.data<int32_t>();
-  check_block_ids("gate_forward", chosen, blocks.numel(), s.per_token, s.blocks);
+  check_blocks("gate_forward", blocks, s.blocks);
   with_accumulate_type(logits.dtype(), [&]<class T>(T) {
     T* out = weights.data<T>();
     const T* in = logits.data<T>();
@@ -90,7 +90,7 @@ void gate_backward(Stream&, Tensor dlogits, const Tensor& dweights, const Tensor
                    const Tensor& blocks, Gate gate) {
   const Sizes s{logits.rows(), blocks.cols(), logits.cols()};
   const int32_t* chosen = blocks.data<int32_t>();
-  check_block_ids("gate_backward", chosen, blocks.numel(), s.per_token, s.blocks);
+  check_blocks("gate_backward", blocks, s.blocks);
   with_accumulate_type(logits.dtype(), [&]<class T>(T) {
     T* out = dlogits.data<T>();
     const T *gradient = dweights.data<T>(), *weight = weights.data<T>(), *in = logits.data<T>();

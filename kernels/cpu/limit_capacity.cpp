@@ -1,4 +1,5 @@
 #include "kernels/cpu/choice_tiles.h"
+#include "kernels/cpu/index_check.h"
 #include "kernels/cpu/parallel.h"
 #include "kernels/ops.h"
 
@@ -9,7 +10,7 @@ namespace sffn::cpu {
 void limit_capacity(Stream&, Tensor blocks, Tensor dropped, const Tensor& taken, int64_t groups, int64_t block_count,
                     int64_t capacity) {
   const int64_t B = block_count;
-  check_choices("limit_capacity", blocks, B);
+  check_blocks("limit_capacity", blocks, B);
   auto* ids = blocks.data<int32_t>();
   const auto* before = taken.data_or_null<int32_t>();
   const ChoiceTiles tiles(blocks.numel(), blocks.numel() / groups, B);

@@ -1,4 +1,5 @@
 #include "kernels/cpu/dispatch.h"
+#include "kernels/cpu/index_check.h"
 #include "kernels/cpu/parallel.h"
 #include "kernels/cpu/reduce.h"
 #include "kernels/ops.h"
@@ -16,14 +17,6 @@ constexpr int64_t kGrain = 16384;  // scores a chunk, half scores that are clear
 ProductKeySizes sizes_of(const Tensor& s1, const Tensor& s2, const Tensor& scores) {
   const int64_t H = s1.shape()[0];
   return {.H = H, .N = s1.shape()[1], .C1 = s1.cols(), .C2 = s2.cols(), .k = scores.cols() / H};
-}
-
-void check_cells(const char* op, const Tensor& cells, int64_t M) {
-  if (!cells.defined()) return;
-  const int32_t* ids = cells.data<int32_t>();
-  for (int64_t c = 0; c < cells.numel(); ++c) {
-    if (ids[c] < 0 || ids[c] >= M) throw RunError(op, cat("cells[", c, "] is ", ids[c], "; expected 0 to ", M - 1));
-  }
 }
 
 // f(n, h) for every token and head, on the rank's threads
@@ -70,7 +63,7 @@ void all_backward(float* ds1, float* ds2, const float* dscores, const ProductKey
 
 void product_scores_forward(Stream&, Tensor scores, const Tensor& s1, const Tensor& s2, const Tensor& cells) {
   const ProductKeySizes s = sizes_of(s1, s2, scores);
-  check_cells("product_scores_forward", cells, s.C1 * s.C2);
+  if (cells.defined()) check_indices("product_scores_forward", "cells", cells, 0, s.C1 * s.C2);
   const int32_t* ids = cells.data_or_null<int32_t>();
   with_accumulate_type(s1.dtype(), [&]<class T>(T) {
     T* out = scores.data<T>();
@@ -93,7 +86,7 @@ void product_scores_forward(Stream&, Tensor scores, const Tensor& s1, const Tens
 
 void product_scores_backward(Stream&, Tensor ds1, Tensor ds2, const Tensor& dscores, const Tensor& cells) {
   const ProductKeySizes s = sizes_of(ds1, ds2, dscores);
-  check_cells("product_scores_backward", cells, s.C1 * s.C2);
+  if (cells.defined()) check_indices("product_scores_backward", "cells", cells, 0, s.C1 * s.C2);
   const int32_t* ids = cells.data_or_null<int32_t>();
   with_accumulate_type(ds1.dtype(), [&]<class T>(T) {
     T *half1 = ds1.data<T>(), *half2 = ds2.data<T>();

@@ -1,4 +1,5 @@
 #include "kernels/cpu/choice_tiles.h"
+#include "kernels/cpu/index_check.h"
 #include "kernels/cpu/parallel.h"
 #include "kernels/ops.h"
 
@@ -29,7 +30,7 @@ bool rows_from_counts(int32_t* counts, const ChoiceTiles& tiles, const int32_t* 
 
 void sort_by_block(Stream&, const BlockRouting& routing, const Tensor& blocks) {
   const int64_t B = routing.blocks, P = blocks.numel();
-  check_choices("sort_by_block", blocks, B);
+  check_blocks("sort_by_block", blocks, B);
   const auto *ids = blocks.data<int32_t>(), *offsets = routing.offsets.data<int32_t>();
   auto *order = routing.order.data<int32_t>(), *inverse = routing.inverse.data<int32_t>();
   const ChoiceTiles tiles(P, routing.chunk * routing.per_token, B);

@@ -20,7 +20,7 @@ enum class Storage : uint8_t { kMatrix, kVector };        // kVector stays fp32 
 struct Init {
   enum class Kind : uint8_t { kConstant, kNormal, kTruncatedNormal };
   Kind kind = Kind::kConstant;
-  double value = 0;  // the constant, or the standard deviation
+  double value = 0;         // the constant, or the standard deviation
   bool equal_rows = false;  // rows are then scaled to one norm; the matrix keeps its standard deviation
 };
 
@@ -42,7 +42,7 @@ struct Param {
   int64_t count = 0;   // elements in memory, padded rows included
 };
 
-// What a layer keeps from step to step without training it, the same on every rank; zero at first.
+// What a layer keeps from step to step without training it, the same on every rank; zero until its layer sets it.
 struct StateSpec {
   enum class Kind : uint8_t { kCounter, kVector, kIndices };  // f64; the accumulate type; i32
   std::string name;

@@ -172,8 +172,7 @@ const SafetensorsEntry* SafetensorsFile::find(const std::string& name) const {
   return found == index_.end() ? nullptr : &entries_[found->second];
 }
 
-void SafetensorsFile::read_elements(const SafetensorsEntry& entry, DType dtype, int64_t first, int64_t count,
-                                    void* out) const {
+void SafetensorsFile::read(const SafetensorsEntry& entry, DType dtype, int64_t first, int64_t count, void* out) const {
   SFFN_CHECK(entry.dtype == file_name_of(dtype), path(), ": tensor ", in_quotes(entry.name), " of ", entry.dtype,
              " was read as ", file_name_of(dtype));
   SFFN_CHECK(first >= 0 && count >= 0 && first <= entry.numel() - count, path(), ": tensor ", in_quotes(entry.name),

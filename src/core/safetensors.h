@@ -37,10 +37,11 @@ class SafetensorsFile {
   const SafetensorsEntry* find(const std::string& name) const;               // nullptr when absent
   const std::map<std::string, std::string>& metadata() const { return metadata_; }
 
-  // out[0, count) = elements [first, first + count). The entry's dtype must be that of T.
+  // out[0, count) = elements [first, first + count). The entry's dtype must be `dtype`, or that of T.
+  void read(const SafetensorsEntry&, DType dtype, int64_t first, int64_t count, void* out) const;
   template <class T>
   void read(const SafetensorsEntry& entry, int64_t first, int64_t count, T* out) const {
-    read_elements(entry, DTypeOf<T>::value, first, count, out);
+    read(entry, DTypeOf<T>::value, first, count, out);
   }
   template <class T>
   std::vector<T> read_all(const SafetensorsEntry& entry) const {
@@ -51,7 +52,6 @@ class SafetensorsFile {
 
  private:
   void parse_header(std::string_view header, uint64_t data_bytes);
-  void read_elements(const SafetensorsEntry&, DType, int64_t first, int64_t count, void* out) const;
   File file_;
   std::vector<SafetensorsEntry> entries_;
   std::unordered_map<std::string, size_t> index_;

@@ -8,6 +8,7 @@
 #include <filesystem>
 #include <limits>
 #include <map>
+#include <set>
 
 namespace sffn {
 namespace {
@@ -25,13 +26,28 @@ std::string beside(const std::string& path, const std::string& name) {
 
 using Manifests = std::map<std::string, std::optional<Manifest>>;  // by folder
 
-const ShardRecord* find_record(const Manifest& manifest, const std::string& name) {
+const SideRecord* find_side(const Manifest& manifest, const std::string& name) {
   for (const SideRecord* side : {&manifest.train, &manifest.validation}) {
     for (const ShardRecord& shard : side->shards) {
-      if (shard.file == name) return &shard;
+      if (shard.file == name) return side;
     }
   }
   return nullptr;
+}
+
+const ShardRecord* find_record(const Manifest& manifest, const std::string& name) {
+  const SideRecord* side = find_side(manifest, name);
+  if (side == nullptr) return nullptr;
+  const auto named = [&](const ShardRecord& shard) { return shard.file == name; };
+  return &*std::find_if(side->shards.begin(), side->shards.end(), named);
+}
+
+std::vector<int64_t> sum_of_counts(const std::set<const SideRecord*>& sides, int64_t vocab_size) {
+  std::vector<int64_t> counts(static_cast<size_t>(vocab_size));
+  for (const SideRecord* side : sides) {
+    for (size_t id = 0; id < side->token_counts.size(); ++id) counts[id] += side->token_counts[id];
+  }
+  return counts;
 }
 
 // Shards that a manifest lists and the pattern would match, but which are not there.
@@ -111,14 +127,18 @@ Corpus::Corpus(const std::string& pattern, int64_t vocab_size) : pattern_(patter
   if (vocab_size_ == 0) {
     throw UsageError(pattern, cat("there is no ", kManifestName, " beside the shards; state model.vocab_size"));
   }
+  std::set<const SideRecord*> sides;
   for (const std::string& path : paths) {
     const auto& manifest = manifests.at(folder_of(path));
-    const ShardRecord* record = manifest ? find_record(*manifest, fs::path(path).filename().string()) : nullptr;
+    const std::string name = fs::path(path).filename().string();
+    const ShardRecord* record = manifest ? find_record(*manifest, name) : nullptr;
+    sides.insert(manifest ? find_side(*manifest, name) : nullptr);
     if (manifest && record == nullptr) throw DamagedError(path, cat("is not listed in ", kManifestName, " beside it"));
     shards_.emplace_back(path, record, vocab_size_);
     tokens_ += shards_.back().tokens();
   }
   if (tokens_ == 0) throw UsageError(pattern, "is an empty corpus: its shards hold no token");
+  if (!sides.contains(nullptr)) token_counts_ = sum_of_counts(sides, vocab_size_);
 }
 
 Hash128 Corpus::fingerprint() const {

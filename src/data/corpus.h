@@ -32,6 +32,9 @@ class Corpus {
   int64_t tokens() const { return tokens_; }
   int64_t vocab_size() const { return vocab_size_; }                            // every id is below
   const std::optional<TokenizerInfo>& tokenizer() const { return tokenizer_; }  // none without a manifest
+  // [vocabulary]: how often each id stands in the sides (train, validation) that the shards are of, by their manifests;
+  // empty where a shard has none.
+  const std::vector<int64_t>& token_counts() const { return token_counts_; }
   Hash128 fingerprint() const;  // of the content: equal for equal shards in the same order, wherever they lie
 
  private:
@@ -40,6 +43,7 @@ class Corpus {
   int64_t tokens_ = 0;
   int64_t vocab_size_ = 0;
   std::optional<TokenizerInfo> tokenizer_;
+  std::vector<int64_t> token_counts_;
 };
 
 // Throws UsageError naming both where a and b have manifests that disagree on tokenizer or vocabulary.

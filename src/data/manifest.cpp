@@ -56,6 +56,15 @@ class Fields {
     for (const Json& element : array(key)) all.push_back(hash_of(element, key));
     return all;
   }
+  std::vector<int64_t> counts(std::string_view key) {
+    std::vector<int64_t> all;
+    for (const Json& element : array(key)) {
+      const bool possible = element.is_int() && element.as_int() >= 0 && element.as_int() <= kMaxCount;
+      if (!possible) fail(key, cat("[", all.size(), "] is ", element.dump(), "; a count was expected"));
+      all.push_back(element.as_int());
+    }
+    return all;
+  }
   const Json::Array& array(std::string_view key) {
     const Json& found = value(key);
     if (!found.is_array()) fail(key, cat("is ", found.type_name(), "; an array was expected"));
@@ -96,7 +105,7 @@ Json to_json(const ShardRecord& shard) {
   return json;
 }
 
-ShardRecord parse_shard(const Json& json, const std::string& place, const std::string& path, int64_t bytes_per_token) {
+ShardRecord parse_shard(const Json& json, const std::string& place, const std::string& path, int64_t vocab_size) {
   Fields fields(json, place, path);
   ShardRecord shard;
   shard.file = fields.file_name("file");
@@ -105,7 +114,7 @@ ShardRecord parse_shard(const Json& json, const std::string& place, const std::s
   shard.bytes = fields.integer("bytes", 0, kMaxCount);
   shard.checksum = fields.hash("checksum");
   shard.block_checksums = fields.hashes("block_checksums");
-  const uint64_t size = kShardHeaderBytes + static_cast<uint64_t>(shard.tokens * bytes_per_token);
+  const uint64_t size = kShardHeaderBytes + static_cast<uint64_t>(shard.tokens * token_bytes(vocab_size));
   const uint64_t blocks = (size + kChecksumBlock - 1) / kChecksumBlock;
   if (shard.block_checksums.size() != blocks) {
     fields.fail("block_checksums", cat("has ", shard.block_checksums.size(), " entries; ", shard.tokens,
@@ -115,15 +124,16 @@ ShardRecord parse_shard(const Json& json, const std::string& place, const std::s
   return shard;
 }
 
-SideRecord parse_side_at(const Json& json, const std::string& place, const std::string& path, int64_t bytes_per_token) {
+SideRecord parse_side_at(const Json& json, const std::string& place, const std::string& path, int64_t vocab_size) {
   Fields fields(json, place, path);
   SideRecord side, sum;
   side.documents = fields.integer("documents", 0, kMaxCount);
   side.tokens = fields.integer("tokens", 0, kMaxCount);
   side.bytes = fields.integer("bytes", 0, kMaxCount);
+  side.token_counts = fields.counts("token_counts");
   for (const Json& element : fields.array("shards")) {
     const std::string shard_path = cat(path, path.empty() ? "" : ".", "shards[", side.shards.size(), "]");
-    side.shards.push_back(parse_shard(element, place, shard_path, bytes_per_token));
+    side.shards.push_back(parse_shard(element, place, shard_path, vocab_size));
     const ShardRecord& shard = side.shards.back();
     sum.documents = std::min(kMaxCount + 1, sum.documents + shard.documents);
     sum.tokens += shard.tokens;
@@ -132,6 +142,12 @@ SideRecord parse_side_at(const Json& json, const std::string& place, const std::
   if (side.documents != sum.documents) fields.fail("documents", cat("is not the sum of the shards, ", sum.documents));
   if (side.tokens != sum.tokens) fields.fail("tokens", cat("is not the sum of the shards, ", sum.tokens));
   if (side.bytes != sum.bytes) fields.fail("bytes", cat("is not the sum of the shards, ", sum.bytes));
+  if (!side.token_counts.empty() && std::ssize(side.token_counts) != vocab_size) {
+    fields.fail("token_counts", cat("has ", side.token_counts.size(), " entries; the vocabulary has ", vocab_size));
+  }
+  int64_t counted = 0;
+  for (const int64_t count : side.token_counts) counted = std::min(kMaxCount + 1, counted + count);
+  if (counted != side.tokens) fields.fail("token_counts", cat("add up to ", counted, "; tokens is ", side.tokens));
   fields.finish();
   return side;
 }
@@ -143,6 +159,7 @@ Json to_json(const SideRecord& side) {
   json["documents"] = side.documents;
   json["tokens"] = side.tokens;
   json["bytes"] = side.bytes;
+  json["token_counts"] = Json::Array(side.token_counts.begin(), side.token_counts.end());
   Json& shards = json["shards"] = Json::array();
   for (const ShardRecord& shard : side.shards) shards.push_back(to_json(shard));
   return json;
@@ -173,8 +190,8 @@ Json to_json(const Manifest& m) {
   return json;
 }
 
-SideRecord parse_side(const Json& json, const std::string& place, int64_t bytes_per_token) {
-  return parse_side_at(json, place, "", bytes_per_token);
+SideRecord parse_side(const Json& json, const std::string& place, int64_t vocab_size) {
+  return parse_side_at(json, place, "", vocab_size);
 }
 
 Manifest parse_manifest(std::string_view text, const std::string& place) {
@@ -202,8 +219,8 @@ Manifest parse_manifest(std::string_view text, const std::string& place) {
   m.shard_tokens = fields.integer("shard_tokens", 1, kMaxShardTokens);
   m.inputs_hash = fields.hash("inputs_hash");
   m.documents_hash = fields.hash("documents_hash");
-  m.train = parse_side_at(fields.value("train"), place, "train", m.bytes_per_token());
-  m.validation = parse_side_at(fields.value("validation"), place, "validation", m.bytes_per_token());
+  m.train = parse_side_at(fields.value("train"), place, "train", m.vocab_size);
+  m.validation = parse_side_at(fields.value("validation"), place, "validation", m.vocab_size);
   fields.finish();
   return m;
 }

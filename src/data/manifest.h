@@ -16,6 +16,9 @@ constexpr uint64_t kShardHeaderBytes = 1024;
 constexpr uint64_t kChecksumBlock = uint64_t{8} << 20;
 constexpr int64_t kMaxShardTokens = INT32_MAX;  // the header's count is an int32
 
+// Of an id in shards of a vocabulary.
+constexpr int64_t token_bytes(int64_t vocab_size) { return vocab_size > 65536 ? 4 : 2; }
+
 struct ShardRecord {
   std::string file;                      // a plain name inside the manifest's folder
   int64_t documents = 0;                 // that end in this shard
@@ -29,6 +32,7 @@ struct ShardRecord {
 
 struct SideRecord {
   int64_t documents = 0, tokens = 0, bytes = 0;
+  std::vector<int64_t> token_counts;  // [vocabulary]: how often each id stands in the shards; empty without tokens
   std::vector<ShardRecord> shards;
 
   bool operator==(const SideRecord&) const = default;
@@ -52,7 +56,6 @@ struct Manifest {
   Hash128 documents_hash;  // the sorted hashes of the distinct documents
   SideRecord train, validation;
 
-  int64_t bytes_per_token() const { return vocab_size > 65536 ? 4 : 2; }
   bool operator==(const Manifest&) const = default;
 };
 
@@ -61,7 +64,7 @@ Json to_json(const SideRecord&);
 // Throw DamagedError at `place` naming the key: a wrong type, an unknown or missing key, a name that leaves the folder,
 // counts that do not add up, a number of checksums that does not fit the count of tokens.
 Manifest parse_manifest(std::string_view text, const std::string& place);
-SideRecord parse_side(const Json& json, const std::string& place, int64_t bytes_per_token);
+SideRecord parse_side(const Json& json, const std::string& place, int64_t vocab_size);
 // The manifest of a folder, or nothing where there is none.
 std::optional<Manifest> find_manifest(const std::string& folder);
 

@@ -14,13 +14,13 @@ Json to_json(const SideProgress& progress) {
   return json;
 }
 
-SideProgress parse_progress(const Json* json, const std::string& place, int64_t bytes_per_token) {
+SideProgress parse_progress(const Json* json, const std::string& place, int64_t vocab_size) {
   const Json* record = json == nullptr ? nullptr : json->find("record");
   const Json* cut = json == nullptr ? nullptr : json->find("cut_tokens");
   if (record == nullptr || cut == nullptr || !cut->is_int() || cut->as_int() < 0) {
     throw DamagedError(place, "is not a journal of this version");
   }
-  return {parse_side(*record, place, bytes_per_token), cut->as_int()};
+  return {parse_side(*record, place, vocab_size), cut->as_int()};
 }
 
 }  // namespace
@@ -40,9 +40,8 @@ std::optional<PrepareJournal> find_journal(const std::string& folder) {
   const Json* plan = json.find("plan");
   if (plan == nullptr || !plan->is_string()) throw DamagedError(path, "is not a journal of this version");
   PrepareJournal journal{parse_manifest(plan->as_string(), path), {}, {}};
-  const int64_t width = journal.plan.bytes_per_token();
-  journal.train = parse_progress(json.find("train"), path, width);
-  journal.validation = parse_progress(json.find("validation"), path, width);
+  journal.train = parse_progress(json.find("train"), path, journal.plan.vocab_size);
+  journal.validation = parse_progress(json.find("validation"), path, journal.plan.vocab_size);
   return journal;
 }
 

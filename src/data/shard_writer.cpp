@@ -51,7 +51,7 @@ ShardWriter::ShardWriter(std::string folder, std::string side, int64_t vocab_siz
       side_(std::move(side)),
       vocab_size_(vocab_size),
       shard_tokens_(shard_tokens),
-      bytes_per_token_(vocab_size > 65536 ? 4 : 2),
+      bytes_per_token_(token_bytes(vocab_size)),
       progress_(std::move(done)),
       on_complete_(std::move(on_complete)) {}
 
@@ -66,6 +66,7 @@ void ShardWriter::begin_shard() {
   shard_.file = side_ + name;
   file_ = File::open(folder_ + "/" + shard_.file + ".tmp", File::Mode::kTruncate);
   open_ = true;
+  shard_counts_.assign(static_cast<size_t>(vocab_size_), 0);
   buffer_.assign(kShardHeaderBytes, 0);  // the count is known at the end
 }
 
@@ -78,6 +79,7 @@ void ShardWriter::put(std::span<const int32_t> ids) {
   if (!open_) begin_shard();
   const uint32_t largest = bytes_per_token_ == 2 ? pack<uint16_t>(buffer_, ids) : pack<uint32_t>(buffer_, ids);
   SFFN_CHECK(largest < vocab_size_, "id ", largest, " of a vocabulary of ", vocab_size_);
+  for (const int32_t id : ids) ++shard_counts_[static_cast<size_t>(id)];
   shard_.tokens += static_cast<int64_t>(ids.size());
   if (buffer_.size() >= kBufferBytes) flush();
 }
@@ -112,6 +114,8 @@ void ShardWriter::complete_shard() {
   record.documents += shard_.documents;
   record.tokens += shard_.tokens;
   record.bytes += shard_.bytes;
+  record.token_counts.resize(shard_counts_.size());
+  for (size_t id = 0; id < shard_counts_.size(); ++id) record.token_counts[id] += shard_counts_[id];
   record.shards.push_back(std::move(shard_));
   on_complete_();
 }

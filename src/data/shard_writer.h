@@ -48,6 +48,7 @@ class ShardWriter {
   bool open_ = false;
   File file_;
   ShardRecord shard_;
+  std::vector<int64_t> shard_counts_;  // of each id in shard_
   std::vector<unsigned char> buffer_;
 };
 

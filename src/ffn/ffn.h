@@ -5,6 +5,7 @@
 #include "nn/residual.h"
 
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <vector>
 
@@ -22,6 +23,10 @@ struct FfnCost {
   double flops_per_token = 0;     // forward, analytic (methods.md section 7)
 };
 
+// How often each id stands in the training data [V]; empty where that is not known. Called by the layers that need it.
+using TokenCounts = std::function<std::vector<double>()>;
+inline std::vector<double> no_token_counts() { return {}; }
+
 // Residual stream in, residual stream out: the layer owns its norm, because Finedeep holds several norms and residual
 // additions inside what a dense block calls its FFN.
 class FfnLayer {
@@ -37,6 +42,9 @@ class FfnLayer {
   virtual void backward(Context& ctx, const Saved& saved, Tensor dh) = 0;
   virtual FfnCost cost() const = 0;
 
+  // Sets the state that follows from the training data, before the first step. Throws UsageError where that needs
+  // counts which are not known.
+  virtual void initialise_state(Stream&, const TokenCounts&) {}
   // What the layer counts in passes with ctx.count_choices [n] f64: whole numbers, additive over micro-batches and
   // ranks. Absent: nothing.
   virtual Tensor counters() const { return {}; }

@@ -16,7 +16,7 @@ class HashSelector final : public Selector {
   int64_t layer_, blocks_, per_token_;
 };
 
-class HashMethod final : public SparseMethod {
+class HashMethod : public SparseMethod {
  public:
   explicit HashMethod(const SparseOptions& sparse) : SparseMethod(sparse) {}
   FfnCost selector_cost(const ModelConfig&) const override { return {}; }

@@ -35,6 +35,8 @@ class Selector {
   virtual void backward(Context& ctx, const Saved& saved, const SelectorInput& in, const Selection& chosen,
                         const Tensor& dweights, Tensor dx) = 0;
 
+  // As FfnLayer::initialise_state.
+  virtual void initialise_state(Stream&, const TokenCounts&) {}
   // As FfnLayer::after_step, with the choices of each block over the global batch.
   virtual void after_step(Stream&, const std::vector<double>& /*load*/) {}
   virtual bool needs_whole_step() const { return false; }

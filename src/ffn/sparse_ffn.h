@@ -58,6 +58,9 @@ class SparseFfn final : public ChoosingFfn {
  public:
   SparseFfn(const FfnBuild&, const SparseOptions&, const SparseMethod&);
   bool needs_whole_step() const override { return selector_->needs_whole_step(); }
+  void initialise_state(Stream& stream, const TokenCounts& token_counts) override {
+    selector_->initialise_state(stream, token_counts);
+  }
 
  private:
   struct Pass final : Product {

@@ -174,7 +174,7 @@ void Transformer::allocate(DeviceRuntime& runtime) {
 size_t Transformer::constant_bytes() const { return impl_->embedding.constant_bytes() + impl_->params.state_bytes(); }
 const std::vector<FfnLayer*>& Transformer::ffn_layers() const { return impl_->ffn_layers; }
 
-void Transformer::initialise(Stream& stream, uint64_t seed) {
+void Transformer::initialise(Stream& stream, uint64_t seed, const TokenCounts& token_counts) {
   ops::fill_zero(stream, impl_->params.flat_matrices());
   ops::fill_zero(stream, impl_->params.flat_vectors());
   for (const Param& param : impl_->params.all()) {
@@ -186,6 +186,7 @@ void Transformer::initialise(Stream& stream, uint64_t seed) {
       write_values(stream, param.value.slice(0, param.spec.shape[0]), values);
     }
   }
+  for (FfnLayer* layer : impl_->ffn_layers) layer->initialise_state(stream, token_counts);
 }
 
 LossSum Transformer::forward_backward(Context& ctx, const Batch& batch, double loss_scale, Inspection* inspection) {

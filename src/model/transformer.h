@@ -45,8 +45,9 @@ class Transformer {
   void allocate(DeviceRuntime& runtime);
   size_t constant_bytes() const;  // beside parameters: the table of sinusoidal positions, and state
   const std::vector<FfnLayer*>& ffn_layers() const;
-  // Writes the initial values (fp32 draws by seed and name, rounded to the storage type).
-  void initialise(Stream& stream, uint64_t seed);
+  // Writes the initial values (fp32 draws by seed and name, rounded to the storage type), and the state of layers that
+  // follows from token_counts (FfnLayer::initialise_state).
+  void initialise(Stream& stream, uint64_t seed, const TokenCounts& token_counts = no_token_counts);
 
   // One micro-batch: gradients of loss_scale · Σ nll, and of B·T·loss_scale times its extra losses, accumulate into
   // params().all()[i].grad.

@@ -106,8 +106,8 @@ Measurement Engine::measure(const Config& config, int rank, int ranks) {
   return found;
 }
 
-void Engine::initialise() {
-  model_.initialise(stream_, config_.train.seed);
+void Engine::initialise(const TokenCounts& token_counts) {
+  model_.initialise(stream_, config_.train.seed, token_counts);
   optimizer_->adopt_values(stream_);
 }
 

@@ -56,7 +56,8 @@ class Engine {
   // One step and one evaluation batch of rank `rank` on the meta device: the arena sizes are exact.
   static Measurement measure(const Config& config, int rank, int ranks);
 
-  void initialise();  // weights by seed and name, moments zero
+  // Weights by seed and name, moments zero; token_counts as in Transformer::initialise.
+  void initialise(const TokenCounts& token_counts = no_token_counts);
   // Update number `step` (from 1). Collective over the data ranks; loss, norm and weights do not depend on their
   // number.
   StepNumbers step(int64_t step, const BatchOf& batch_of, double learning_rate, const Progress& progress);

@@ -8,6 +8,7 @@
 #include "nn/host_values.h"
 #include "train/engine.h"
 #include "train/state.h"
+#include "train/training_data.h"
 
 #include <algorithm>
 #include <deque>
@@ -77,7 +78,7 @@ void save_weights(Communicator& comm, const Config& config, const std::string& f
   Config one_batch = config;
   one_batch.train.tokens_per_step = config.train.micro_batch * config.model.context;
   Engine engine(one_batch, alone, cpu_runtime(), {});
-  engine.initialise();
+  engine.initialise([&] { return training_token_counts(config); });
   StatePieces state = state_pieces(engine, {0, engine.model().params().flat_size()});
   CheckpointContents contents;
   contents.parameters = std::move(state.parameters);
@@ -104,7 +105,7 @@ void probe(const Config& config, const std::optional<FoundCheckpoint>& from, con
     read_parameters(*alone, *from, pieces);
     store_values(stream, params, staging);
   } else {
-    model.initialise(stream, config.train.seed);
+    model.initialise(stream, config.train.seed, [&] { return training_token_counts(config); });
   }
 
   const DType accumulate = accumulate_type(params.dtype());

@@ -7,11 +7,14 @@
 namespace sffn {
 namespace {
 
-// State is whole on every rank and fp32 whatever the precision of the model.
+// State is whole on every rank, and fp32 or i32 whatever the precision of the model.
 void add_states(ParamStore& params, std::vector<Piece>& pieces) {
   for (const State& state : params.states()) {
     if (!state.spec.saved) continue;
-    pieces.push_back({state.spec.name, state.spec.shape, 0, state.spec.shape.numel(), state.value.data<float>()});
+    SFFN_CHECK(size_of(state.value.dtype()) == Piece::kElementBytes, state.spec.name, ": state of ",
+               name_of(state.value.dtype()), " has no form in files");
+    pieces.push_back(
+        {state.spec.name, state.spec.shape, 0, state.spec.shape.numel(), state.value.raw(), state.value.dtype()});
   }
 }
 
@@ -27,7 +30,7 @@ StatePieces state_pieces(Engine& engine, FlatRange range) {
     if (begin >= end) continue;
     const int64_t skip = begin - piece.begin;
     const auto part = [&](const std::string& name, const Tensor& tensor) {
-      return Piece{name, param.spec.shape, begin, end, tensor.data<float>() + skip};
+      return Piece{name, param.spec.shape, begin, end, tensor.data<float>() + skip, DType::kF32};
     };
     state.parameters.push_back(part(param.spec.name, piece.master));
     state.moments.push_back(part("adam.m:" + param.spec.name, piece.m));
@@ -44,7 +47,7 @@ std::vector<Piece> whole_pieces(ParamStore& params, std::vector<std::vector<floa
   for (const Param& param : params.all()) {
     const int64_t count = param.spec.shape.numel();
     staging.emplace_back(count);
-    pieces.push_back({param.spec.name, param.spec.shape, 0, count, staging.back().data()});
+    pieces.push_back({param.spec.name, param.spec.shape, 0, count, staging.back().data(), DType::kF32});
   }
   add_states(params, pieces);
   return pieces;

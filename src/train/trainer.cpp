@@ -16,6 +16,7 @@
 #include "train/evaluate.h"
 #include "train/schedule.h"
 #include "train/state.h"
+#include "train/training_data.h"
 
 #include <chrono>
 #include <filesystem>
@@ -27,21 +28,6 @@ using Clock = std::chrono::steady_clock;
 
 double milliseconds_since(Clock::time_point start) {
   return std::chrono::duration<double, std::milli>(Clock::now() - start).count();
-}
-
-BatchSource open_training_data(const Config& config) {
-  if (config.data.train.empty()) {
-    throw UsageError("data.train", "is empty; name at least one corpus, as in [{\"path\": \"data/x/train-*.bin\"}]");
-  }
-  std::vector<CorpusChoice> corpora;
-  for (const CorpusConfig& corpus : config.data.train) corpora.push_back({corpus.path, corpus.weight});
-  BatchOptions options;
-  options.context = config.model.context;
-  options.sequences_per_step = config.sequences_per_step();
-  options.vocab_size = config.model.vocab_size;
-  options.seed = config.train.seed;
-  options.document_mask = config.data.document_mask;
-  return BatchSource(corpora, options);
 }
 
 std::map<std::string, EvalSource> open_validation_data(const Config& config) {
@@ -209,7 +195,7 @@ void Run::build() {
     resume_from(world_, *resume_.checkpoint, state.parameters, state.moments, read);
     engine_->publish_values();
   } else {
-    engine_->initialise();
+    together(world_, [&] { engine_->initialise([&] { return training_token_counts(config_); }); });
   }
 }
 

@@ -2,6 +2,7 @@
 #include "core/file.h"
 #include "core/safetensors.h"
 #include "support/catch.h"
+#include "support/error_of.h"
 #include "support/fingerprints.h"
 #include "support/temp_folder.h"
 #include "train/checkpoint/names.h"
@@ -21,16 +22,6 @@ void save_alone(const std::string& run, int64_t step, int64_t fill) {
   State state(*comm, small_model(), true);
   state.fill(fill);
   write_checkpoint(*comm, run + "/checkpoints/" + step_name(step), step, state.contents());
-}
-
-std::string error_of(const std::function<void()>& work, ExitCode code) {
-  try {
-    work();
-  } catch (const Error& e) {
-    CHECK(e.code() == code);
-    return e.what();
-  }
-  return "";
 }
 
 }  // namespace
@@ -114,26 +105,57 @@ TEST_CASE("a checkpoint that does not fit is an error of exit code 2 that names 
   const auto resume_with = [&](Tensors tensors) {
     State state(*comm, tensors, true);
     const Resume resume = choose_resume(*comm, run.path(), "auto");
-    return error_of([&] { resume_from(*comm, *resume.checkpoint, state.parameters(), state.moments()); },
-                    ExitCode::kUsage);
+    return error_of([&] { resume_from(*comm, *resume.checkpoint, state.parameters(), state.moments()); });
   };
   Tensors tensors = small_model();
-  CHECK(resume_with(tensors).empty());
+  CHECK(resume_with(tensors).code == ExitCode::kDone);
   tensors[0].second = {8, 33};
-  CHECK(resume_with(tensors).find("tensor wte is [33,8]; this configuration has [8,33]") != std::string::npos);
+  CHECK(resume_with(tensors).says("tensor wte is [33,8]; this configuration has [8,33]"));
+  CHECK(resume_with(tensors).code == ExitCode::kUsage);
   tensors = small_model();
   tensors.push_back({"new", {1}});
-  CHECK(resume_with(tensors).find("lacks the tensor new") != std::string::npos);
+  CHECK(resume_with(tensors).says("lacks the tensor new"));
   tensors = small_model();
   tensors.erase(tensors.begin());
-  CHECK(resume_with(tensors).find("holds the tensor \"wte\"") != std::string::npos);
+  CHECK(resume_with(tensors).says("holds the tensor \"wte\""));
 
   State state(*comm, small_model(), true);
   const FoundCheckpoint found = find_checkpoint(*comm, run.path());
   std::vector<Piece> moments = state.moments();
   moments.pop_back();
-  CHECK(error_of([&] { resume_from(*comm, found, state.parameters(), moments); }, ExitCode::kUsage)
-            .find("adam.v:h.1.ffn.keys") != std::string::npos);
+  CHECK(error_of([&] { resume_from(*comm, found, state.parameters(), moments); }).says("adam.v:h.1.ffn.keys"));
+}
+
+// Kills: integers written or read as floats, from one rank or another, and a table of floats taken for one of integers.
+TEST_CASE("state of integers goes through a checkpoint as I32 beside the parameters", "[checkpoint]") {
+  const TempFolder run(TempFolder::kMemory);
+  const auto with_table = [](CheckpointContents contents, std::vector<int32_t>& table) {
+    contents.parameters.push_back({"table", {3}, 0, 3, table.data(), DType::kI32});
+    return contents;
+  };
+  run_threads(2, [&](Communicator& comm) {
+    State state(comm, small_model(), true);
+    state.fill(1);
+    std::vector<int32_t> table = {7, -1, 2'000'000'011};
+    write_checkpoint(comm, run / "step-00000001", 1, with_table(state.contents(), table));
+    state.poison();
+    std::vector<int32_t> read(3);
+    const FoundCheckpoint found = find_checkpoint(comm, run / "step-00000001");
+    resume_from(comm, found, with_table(state.contents(), read).parameters, state.moments());
+    SFFN_CHECK(read == table && state.wrong(1) == 0, "wrong elements");
+  });
+  const SafetensorsFile file(run / "step-00000001/model.safetensors");
+  CHECK(file.find("table")->dtype == "I32");
+  CHECK(file.find("wte")->dtype == "F32");
+  const auto comm = make_self_communicator();
+  State state(*comm, small_model(), true);
+  std::vector<float> floats(3);
+  std::vector<Piece> parameters = state.parameters();
+  parameters.push_back({"table", {3}, 0, 3, floats.data(), DType::kF32});
+  const FoundCheckpoint found = find_checkpoint(*comm, run / "step-00000001");
+  const Caught error = error_of([&] { read_parameters(*comm, found, parameters); });
+  CHECK(error.code == ExitCode::kUsage);
+  CHECK(error.says("tensor table is I32; this configuration has F32"));
 }
 
 // Kills: saving a state with a hole in it, or with two owners of one element.
@@ -142,19 +164,21 @@ TEST_CASE("pieces that miss an element or hold a moment twice are refused before
   const auto comm = make_self_communicator();
   State state(*comm, small_model(), true);
   const auto save = [&](CheckpointContents contents) {
-    return error_of([&] { write_checkpoint(*comm, run / "step-00000001", 1, contents); }, ExitCode::kRunFailed);
+    const Caught error = error_of([&] { write_checkpoint(*comm, run / "step-00000001", 1, contents); });
+    CHECK(error.code == ExitCode::kRunFailed);
+    return error;
   };
   CheckpointContents contents = state.contents();
   contents.parameters[0].end -= 1;
-  CHECK(save(contents).find("no rank holds element 263") != std::string::npos);
+  CHECK(save(contents).says("no rank holds element 263"));
   contents = state.contents();
   contents.moments[0].begin += 1;
-  CHECK(save(contents).find("adam.m:wte") != std::string::npos);
+  CHECK(save(contents).says("adam.m:wte"));
   contents = state.contents();
   contents.moments.push_back(contents.moments[1]);
-  CHECK(save(contents).find("twice") != std::string::npos);
+  CHECK(save(contents).says("twice"));
   contents = state.contents();
   contents.parameters[1].end += 1;
-  CHECK(save(contents).find("h.0.ln.weight") != std::string::npos);
+  CHECK(save(contents).says("h.0.ln.weight"));
   CHECK(list_directory(run.path()).empty());
 }

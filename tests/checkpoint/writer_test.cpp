@@ -3,6 +3,7 @@
 #include "core/fault.h"
 #include "core/file.h"
 #include "support/catch.h"
+#include "support/error_of.h"
 #include "support/fingerprints.h"
 #include "support/temp_folder.h"
 #include "train/checkpoint/names.h"
@@ -63,16 +64,6 @@ struct Injected {
     enable_fault_injection(0);
   }
 };
-
-std::string error_of(const std::function<void()>& work, ExitCode code) {
-  try {
-    work();
-  } catch (const Error& e) {
-    CHECK(e.code() == code);
-    return e.what();
-  }
-  return "";
-}
 
 }  // namespace
 
@@ -147,8 +138,9 @@ TEST_CASE("a step that exists is kept when equal, set aside when damaged, exchan
   CHECK(loaded(3));
   CHECK(exists(run.step(10) + ".damaged"));
   const CheckpointContents foreign = contents_of(state, 4, "other");
-  CHECK(error_of([&] { writer.save(10, foreign); }, ExitCode::kUsage).find("another configuration") !=
-        std::string::npos);
+  const Caught error = error_of([&] { writer.save(10, foreign); });
+  CHECK(error.code == ExitCode::kUsage);
+  CHECK(error.says("another configuration"));
   CHECK(loaded(3));
   CHECK(run.names() == std::vector<std::string>{"latest", step_name(10), step_name(10) + ".damaged"});
 }
@@ -174,15 +166,15 @@ TEST_CASE("a failed save leaves the previous step, says so, and ends the run at 
     save(writer, 40);
     CHECK(fails(50));
     CHECK(fails(60));
-    const std::string error = error_of([&] { fails(70); }, ExitCode::kRunFailed);
-    CHECK(error.find("save of step 70 failed") != std::string::npos);
-    CHECK(error.find("No space left on device") != std::string::npos);
+    const Caught error = error_of([&] { fails(70); });
+    CHECK(error.code == ExitCode::kRunFailed);
+    CHECK(error.says("save of step 70 failed"));
+    CHECK(error.says("No space left on device"));
     CHECK(choose_resume(*alone(), run.path(), "auto").checkpoint->step == 40);
 
     CheckpointWriter other(*alone(), run.path(), {}, {});
     const Injected fault(std::string(point) + ":*:*:eio");
-    CHECK(error_of([&] { other.save(50, contents_of(state, 50), true); }, ExitCode::kRunFailed).find("Input/output") !=
-          std::string::npos);
+    CHECK(error_of([&] { other.save(50, contents_of(state, 50), true); }).says("Input/output"));
   }
 }
 
@@ -266,13 +258,13 @@ TEST_CASE("a fresh start happens only where nothing was saved, or on request", "
   CHECK_FALSE(resume(run, "auto").checkpoint);
   make_directories(run / "checkpoints/step-00000010.tmp");
   CHECK_FALSE(resume(run, "auto").checkpoint);
-  CHECK(error_of([&] { resume(run, "auot"); }, ExitCode::kDamaged).find("no sound checkpoint") != std::string::npos);
+  CHECK(error_of([&] { resume(run, "auot"); }).says("no sound checkpoint"));
   for (const char* trace : {"latest", "step-00000010.damaged", "step-00000010.deleting", "step-00000010"}) {
     Run other;
     make_directories(other / "checkpoints");
     write_text(other / (std::string("checkpoints/") + trace), "x");
     INFO(trace);
-    CHECK(error_of([&] { resume(other, "auto"); }, ExitCode::kDamaged).find("--resume never") != std::string::npos);
+    CHECK(error_of([&] { resume(other, "auto"); }).says("--resume never"));
   }
 }
 
@@ -315,9 +307,10 @@ TEST_CASE("a named checkpoint that is damaged is exit code 3 and names the newes
   CheckpointWriter writer(*alone(), run.path(), {}, {});
   for (const int64_t step : {10, 20}) save(writer, step);
   damage(run.step(20));
-  const std::string error = error_of([&] { choose_resume(*alone(), run.path(), run.step(20)); }, ExitCode::kDamaged);
-  CHECK(error.find("model.safetensors: bytes [0, ") != std::string::npos);
-  CHECK(error.find("newest sound checkpoint is " + run.step(10)) != std::string::npos);
+  const Caught error = error_of([&] { choose_resume(*alone(), run.path(), run.step(20)); });
+  CHECK(error.code == ExitCode::kDamaged);
+  CHECK(error.says("model.safetensors: bytes [0, "));
+  CHECK(error.says("newest sound checkpoint is " + run.step(10)));
   CHECK(find_checkpoint(*alone(), run.path()).step == 10);
 }
 
@@ -327,13 +320,14 @@ TEST_CASE("one run writes in a folder at a time", "[checkpoint][lock]") {
   {
     const RunLock lock(*alone(), run / "new/run");
     const auto start = std::chrono::steady_clock::now();
-    const std::string error = error_of([&] { RunLock(*alone(), run / "new/run", 0.2); }, ExitCode::kUsage);
-    CHECK(error.find("another run still writes here") != std::string::npos);
+    const Caught error = error_of([&] { RunLock(*alone(), run / "new/run", 0.2); });
+    CHECK(error.code == ExitCode::kUsage);
+    CHECK(error.says("another run still writes here"));
     CHECK(std::chrono::steady_clock::now() - start >= std::chrono::milliseconds(200));
   }
   run_threads(2, [&](Communicator& comm) { RunLock(comm, run / "new/run", 0); });
   write_text(run / "file", "x");
-  CHECK_FALSE(error_of([&] { RunLock(*alone(), run / "file/run", 0); }, ExitCode::kUsage).empty());
+  CHECK(error_of([&] { RunLock(*alone(), run / "file/run", 0); }).code == ExitCode::kUsage);
 }
 
 // Kills: keeping a torn line, cutting the resumed step itself, comparing steps as text.

@@ -53,10 +53,12 @@ inline Manifest write_corpus(const std::string& folder, const std::vector<std::v
   manifest.shard_tokens = 1000;
   for (size_t i = 0; i < shards.size(); ++i) {
     const std::string name = cat("train-00000", i, ".bin");
-    const std::string bytes = shard_bytes(shards[i], manifest.bytes_per_token());
+    const std::string bytes = shard_bytes(shards[i], token_bytes(vocab));
     write_text(folder + "/" + name, bytes);
     manifest.train.shards.push_back(record_of(name, bytes, static_cast<int64_t>(shards[i].size())));
     manifest.train.tokens += static_cast<int64_t>(shards[i].size());
+    manifest.train.token_counts.resize(static_cast<size_t>(vocab));
+    for (const uint32_t id : shards[i]) ++manifest.train.token_counts.at(id);
   }
   write_text(folder + "/" + kManifestName, to_json(manifest).dump(1));
   return manifest;

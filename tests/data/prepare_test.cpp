@@ -1,84 +1,11 @@
-#include "data/prepare.h"
-
-#include "core/random.h"
-#include "data/corpus.h"
-#include "data/fixture.h"
+#include "data/prepare_case.h"
 #include "data/prepare_journal.h"
-#include "support/catch.h"
-
-#include <fcntl.h>
-#include <sys/file.h>
-#include <sys/resource.h>
-#include <sys/wait.h>
-#include <unistd.h>
 
 #include <algorithm>
-#include <csignal>
-#include <map>
 #include <set>
 
 using namespace sffn;
 using namespace sffn::test;
-
-namespace {
-
-std::string words(uint64_t seed, size_t count) {
-  static const char* kWords[] = {"alpha", "beta", "gamma", "delta", "model", "of", "the", "and"};
-  std::string text;
-  for (size_t i = 0; i < count; ++i) {
-    text += kWords[random_bits(random_key(seed, RandomSite::kRandomTokens, 0, 0), i) % 8];
-    text += i % 11 == 10 ? "\n" : i % 37 == 36 ? "\n\n" : " ";
-  }
-  return text;
-}
-
-// `count` small files, one of them empty, one a copy of another, and one of 600 kB.
-void write_texts(const std::string& folder, size_t count) {
-  make_directories(folder);
-  for (size_t i = 0; i < count; ++i) write_text(cat(folder, "/t", 100 + i, ".txt"), words(i, 5 + i * 3 % 200));
-  write_text(folder + "/copy.md", words(3, 5 + 9));
-  write_text(folder + "/empty.txt", "");
-  write_text(folder + "/large.txt", words(99, 120000));
-}
-
-PrepareOptions options_of(const std::string& input, const std::string& out) {
-  PrepareOptions options;
-  options.inputs = {input};
-  options.out = out;
-  options.name = "test";
-  options.val_fraction = 0.2;
-  options.shard_tokens = 50'000;
-  options.jobs = 2;
-  return options;
-}
-
-PrepareSummary prepare_quietly(const PrepareOptions& options) { return prepare(options, nullptr); }
-
-std::map<std::string, std::string> contents(const std::string& folder) {
-  std::map<std::string, std::string> files;
-  for (const std::string& name : list_directory(folder)) files[name] = read_text(folder + "/" + name);
-  return files;
-}
-
-// The documents of one side, split at its end-of-document ids.
-std::vector<std::string> texts_of(const std::string& pattern) {
-  const Corpus corpus(pattern);
-  const auto tokenizer = load_tokenizer(*corpus.tokenizer());
-  std::vector<std::string> texts(1);
-  for (const TokenFile& shard : corpus.shards()) {
-    std::vector<int32_t> ids(static_cast<size_t>(shard.tokens()));
-    shard.read(ids.data(), 0, shard.tokens());
-    for (const int32_t id : ids) {
-      texts.back() += tokenizer->text_of(id);
-      if (id == tokenizer->end_of_document()) texts.emplace_back();
-    }
-  }
-  CHECK(texts.back().empty());
-  texts.pop_back();
-  return texts;
-}
-
-}  // namespace
 
 // Kills: lost, doubled or altered text, a missing end of document, counts that do not add up.
 TEST_CASE("all text arrives once, each document followed by its end", "[data]") {
@@ -92,6 +19,15 @@ TEST_CASE("all text arrives once, each document followed by its end", "[data]") 
   CHECK(static_cast<int64_t>(train.size()) == m.train.documents);
   CHECK(static_cast<int64_t>(validation.size()) == m.validation.documents);
   CHECK(m.train.tokens == m.train.bytes + m.train.documents);
+  for (const auto& [side, pattern] :
+       {std::pair(&m.train, "out/train-*.bin"), std::pair(&m.validation, "out/val-*.bin")}) {
+    std::vector<int64_t> counts(257);
+    for (const std::string& text : texts_of(folder / pattern)) {
+      ++counts[256];
+      for (const char c : text) ++counts[static_cast<unsigned char>(c)];
+    }
+    CHECK(side->token_counts == counts);
+  }
   std::set<std::string> all(train.begin(), train.end());
   all.insert(validation.begin(), validation.end());
   CHECK(all.size() == train.size() + validation.size());
@@ -215,151 +151,6 @@ TEST_CASE("only a document longer than a shard is cut at its end", "[data]") {
     }
   }
   CHECK(cut == static_cast<int64_t>(longest.size() + 1) / 200);
-}
-
-// Kills: a run that starts over, skips or repeats documents after a kill, or leaves a torn shard under a final name.
-TEST_CASE("a run that was killed goes on to the same bytes", "[data]") {
-  const TempFolder folder;
-  write_texts(folder / "in", 40);
-  write_text(folder / "in/zz.txt", words(1234, 30000));
-  PrepareOptions options = options_of(folder / "in", folder / "whole");
-  options.shard_tokens = 30'000;
-  const int64_t shards = static_cast<int64_t>(prepare_quietly(options).manifest.train.shards.size());
-  REQUIRE(shards >= 10);
-  const auto expected = contents(folder / "whole");
-  options.out = folder / "killed";
-  int64_t kills = 0;
-  for (const uint64_t kill_at : {200'000ull, 500'000ull, 600'000ull, 650'000ull}) {
-    const pid_t child = fork();
-    if (child == 0) {
-      prepare(options, [&](const PrepareProgress& p) {
-        if (std::string(p.phase) == "tokenizing" && p.bytes >= kill_at) raise(SIGKILL);
-      });
-      _exit(0);
-    }
-    int status = 0;
-    REQUIRE(waitpid(child, &status, 0) == child);
-    kills += WIFSIGNALED(status);
-    CHECK(!exists(folder / "killed/manifest.json"));
-    for (const std::string& path : glob_paths(folder / "killed/*.bin")) {
-      CHECK(read_text(path) == expected.at(path.substr(path.rfind('/') + 1)));
-    }
-  }
-  CHECK(kills == 4);
-  const PrepareSummary summary = prepare_quietly(options);
-  CHECK(summary.resumed_shards > 0);
-  CHECK(contents(folder / "killed") == expected);
-  CHECK(prepare_quietly(options).already_complete);
-}
-
-// Kills: a cut document that is written twice or not finished after a resume.
-TEST_CASE("a run that ends inside a document that spans shards goes on to the same bytes", "[data]") {
-  const TempFolder folder;
-  for (size_t i = 0; i < 4; ++i) write_text(folder / cat("a", i, ".txt"), words(i, 500));
-  PrepareOptions options = options_of(folder / "a*.txt", folder / "whole");
-  options.shard_tokens = 1000;
-  prepare_quietly(options);
-  const auto expected = contents(folder / "whole");
-  const Manifest whole = *find_manifest(folder / "whole");
-  for (const size_t kept : {1u, 4u, 6u}) {
-    // The folder as a kill right after its shard number `kept` leaves it.
-    options.out = folder / cat("cut", kept);
-    make_directories(options.out);
-    PrepareJournal journal;
-    journal.plan = whole;
-    journal.plan.train = journal.plan.validation = {};
-    int64_t tokens = 0, document_tokens = 0;
-    for (size_t i = 0; i < kept; ++i) {
-      const ShardRecord& shard = whole.train.shards.at(i);
-      write_text(options.out + "/" + shard.file, expected.at(shard.file));
-      SideRecord& side = journal.train.record;
-      side.documents += shard.documents, side.tokens += shard.tokens, side.bytes += shard.bytes;
-      side.shards.push_back(shard);
-      tokens += shard.tokens;
-      if (shard.documents > 0) document_tokens = tokens;
-    }
-    journal.train.cut_tokens = tokens - document_tokens;
-    write_journal(options.out, journal);
-    CHECK(prepare_quietly(options).resumed_shards == static_cast<int64_t>(kept));
-    CHECK(contents(options.out) == expected);
-  }
-}
-
-// Kills: going on from a shard that was damaged meanwhile.
-TEST_CASE("an interrupted run with a damaged shard starts over and says so", "[data]") {
-  const TempFolder folder;
-  write_texts(folder / "in", 30);
-  PrepareOptions options = options_of(folder / "in", folder / "whole");
-  prepare_quietly(options);
-  const auto expected = contents(folder / "whole");
-  options.out = folder / "stopped";
-  struct Stop {};
-  try {
-    prepare(options, [](const PrepareProgress& p) {
-      if (std::string(p.phase) == "tokenizing" && p.bytes > 500'000) throw Stop();
-    });
-    CHECK(false);
-  } catch (const Stop&) {
-  }
-  for (const std::string& name : list_directory(options.out)) CHECK(name.find(".tmp") == std::string::npos);
-  const auto shards = glob_paths(folder / "stopped/train-*.bin");
-  REQUIRE(!shards.empty());
-  flip_bit(shards.front(), 2000);
-  const PrepareSummary summary = prepare_quietly(options);
-  CHECK(summary.resumed_shards == 0);
-  CHECK(summary.notes.back().find("starting over") != std::string::npos);
-  CHECK(contents(options.out) == expected);
-}
-
-// Kills: overwriting somebody's shards, and mixing two preparations in one folder.
-TEST_CASE("a folder with another result is refused and the same result is not made twice", "[data]") {
-  const TempFolder folder;
-  write_texts(folder / "in", 10);
-  const PrepareOptions options = options_of(folder / "in", folder / "out");
-  prepare_quietly(options);
-  const auto before = contents(folder / "out");
-  CHECK(prepare_quietly(options).already_complete);
-  PrepareOptions other = options;
-  other.val_fraction = 0.3;
-  CHECK(caught([&] { prepare_quietly(other); }).has("--val-fraction"));
-  other = options, other.shard_tokens = 60'000;
-  CHECK(caught([&] { prepare_quietly(other); }).has("--shard-tokens"));
-  other = options, other.tokenizer = parse_tokenizer_choice("spm-train:400");
-  CHECK(caught([&] { prepare_quietly(other); }).has("--tokenizer"));
-  write_text(folder / "in/copy.md", read_text(folder / "in/copy.md"));  // another time, the same text
-  CHECK(prepare_quietly(options).already_complete);
-  write_text(folder / "in/copy.md", "other text");
-  const Caught changed = caught([&] { prepare_quietly(options); });
-  CHECK(changed.code == 2);
-  CHECK(changed.has("another text"));
-  CHECK(contents(folder / "out") == before);
-  remove_tree(folder / "out/manifest.json");
-  CHECK(caught([&] { prepare_quietly(options); }).has("without a manifest.json"));
-  const int held = open((folder / "out").c_str(), O_RDONLY | O_DIRECTORY);
-  REQUIRE(flock(held, LOCK_EX) == 0);
-  CHECK(caught([&] { prepare_quietly(options); }).has("in use"));
-  close(held);
-}
-
-// Kills: a full disk that passes, and a shard under its final name that is not whole.
-TEST_CASE("a disk that takes no more is a failed run that names the file and can go on", "[data]") {
-  const TempFolder folder;
-  write_texts(folder / "in", 20);
-  PrepareOptions options = options_of(folder / "in", folder / "out");
-  options.shard_tokens = 500'000;
-  const pid_t child = fork();
-  if (child == 0) {
-    signal(SIGXFSZ, SIG_IGN);
-    const rlimit limit = {300'000, 300'000};  // of a file: write() then fails as on a full disk
-    if (setrlimit(RLIMIT_FSIZE, &limit) != 0) _exit(77);
-    const Caught error = caught([&] { prepare_quietly(options); });
-    _exit(error.code == 1 && error.has("train-000000.bin.tmp") ? 55 : 66);
-  }
-  int status = 0;
-  REQUIRE(waitpid(child, &status, 0) == child);
-  CHECK(WEXITSTATUS(status) == 55);
-  CHECK(glob_paths(folder / "out/*.bin*").empty());
-  CHECK(prepare_quietly(options).manifest.train.bytes > 400'000);
 }
 
 // Kills: a trained tokenizer that depends on threads, is not kept beside the shards, or learns from validation.

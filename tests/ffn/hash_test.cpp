@@ -3,6 +3,7 @@
 #include "support/error_of.h"
 
 #include <algorithm>
+#include <set>
 
 using namespace sffn;
 using namespace sffn::test;
@@ -79,4 +80,74 @@ TEST_CASE("hash methods cost the dense product of their active cells and refuse 
         "token");
   CHECK(message(R"({"type": "rand_hash", "block_size": 4, "cells": 40, "balance": {"type": "none"}})")
             .find("c.json: model.sparse_ffn.0.balance") == 0);
+}
+
+namespace {
+
+constexpr const char* kBalanced = R"({"type": "hash_layer", "block_size": 20, "cells": 60, "hash": "balanced"})";
+
+// hash_blocks of the first layer after initialisation with counts of the first ids.
+std::vector<int32_t> balanced_table(const std::vector<double>& counts) {
+  ModelRun run(with_entry(tiny_model(), kBalanced));
+  Stream stream(cpu_runtime());
+  run.model().initialise(stream, 5, [&] { return counts; });
+  for (const State& state : run.model().params().states()) {
+    if (state.spec.name != "layers.0.ffn.hash_blocks") continue;
+    CHECK(state.spec.saved);
+    const int32_t* table = state.value.data<int32_t>();
+    return {table, table + state.value.numel()};
+  }
+  FAIL("no layers.0.ffn.hash_blocks");
+  return {};
+}
+
+}  // namespace
+
+// Kills: ids dealt out in their own order, to the block with the fewest ids, or the largest first of a sorted copy.
+TEST_CASE("balanced hash_layer gives the most frequent id that is left to the emptiest block", "[ffn][hash]") {
+  // 9 to block 0, 8 to 1, 7 to 2; then 6 to 2 (13), 5 to 1 (13), 4 to 0 (13), 3 to 0 (16); the unseen by fewest ids.
+  const std::vector<int32_t> table = balanced_table({3, 4, 5, 6, 7, 8, 9});
+  REQUIRE(table.size() == 29);
+  CHECK(std::vector<int32_t>(table.begin(), table.begin() + 7) == std::vector<int32_t>{0, 0, 1, 2, 2, 1, 0});
+  std::vector<int64_t> ids(3);
+  for (size_t id = 7; id < table.size(); ++id) ++ids[table[id]];
+  // Block 0 is fullest: ids of no tokens never reach it while the others are emptier.
+  CHECK(ids == std::vector<int64_t>{0, 11, 11});
+  CHECK(balanced_table({2, 2, 2, 2}) == [] {
+    std::vector<int32_t> expected = {0, 1, 2, 0};  // equal counts: by the lower id, to the lower block
+    for (int i = 0; i < 25; ++i) expected.push_back(1 + i % 2);
+    return expected;
+  }());
+}
+
+// Kills: the target's id for the input's; a table that the choice does not follow; a gradient through the choice.
+TEST_CASE("balanced hash_layer chooses by its table", "[ffn][hash]") {
+  const Batch batch = random_batch(3, 7, 29);
+  ModelRun run(with_entry(tiny_model(), kBalanced));
+  Stream stream(cpu_runtime());
+  run.model().initialise(stream, 5, [] { return std::vector<double>(29, 1); });
+  const auto read_table = [&](const State& state) { return state.value.data<int32_t>(); };
+  Inspection found;
+  run.evaluate(batch, nullptr, &found);
+  REQUIRE(found.choices.size() == 2);
+  std::set<int32_t> seen;
+  for (const State& state : run.model().params().states()) {
+    if (!state.spec.name.ends_with("hash_blocks")) continue;
+    const ChoiceRecord& record = found.choices[state.spec.name.starts_with("layers.1")];
+    for (size_t n = 0; n < batch.inputs.size(); ++n) {
+      CHECK(record.blocks[n] == read_table(state)[batch.inputs[n]]);
+      CHECK(record.weights[n] == 1.0);
+      seen.insert(record.blocks[n]);
+    }
+  }
+  CHECK(seen.size() == 3);
+}
+
+// Kills: a run that goes on with every token in block 0.
+TEST_CASE("balanced hash_layer without token counts is a usage error that names the key", "[ffn][hash]") {
+  ModelRun run(with_entry(tiny_model(), kBalanced));
+  Stream stream(cpu_runtime());
+  const Caught error = error_of([&] { run.model().initialise(stream, 5); });
+  CHECK(error.code == ExitCode::kUsage);
+  CHECK(error.says("model.sparse_ffn.0.hash: balanced needs to know how often each token stands in the training data"));
 }

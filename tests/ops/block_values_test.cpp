@@ -104,10 +104,10 @@ TEST_CASE("block weight sums of many tokens keep f32 accuracy", "[ops][block_val
 }
 
 // Kills: an id read or written outside the table.
-TEST_CASE("sums and values of a block out of range are errors that name token and block", "[ops][block_values]") {
+TEST_CASE("sums and values of a block out of range are errors that name its place", "[ops][block_values]") {
   const HostTensor bad(DType::kI32, {3, 2}, {0, 1, 2, -1, 0, 3}), values(kF32, {3, 2}), table(kF32, {1, 3});
   Stream s(cpu_runtime());
-  const char* what = "token 2 has chosen block 3; it must be -1 (dropped) or in [0, 3)";
+  const char* what = "blocks[2, 1] is 3; expected -1 to 2";
   CHECK(error_of([&] { ops::block_weight_sums(s, table, values, bad); }).what == cat("block_weight_sums: ", what));
   CHECK(error_of([&] { ops::add_block_values(s, values, table, bad); }).what == cat("add_block_values: ", what));
 }

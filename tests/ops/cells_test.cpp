@@ -102,9 +102,9 @@ TEST_CASE("a block or row outside the range is an error that names it", "[ops][c
   Stream stream(cpu_runtime());
   const HostTensor blocks(DType::kI32, {3, 2}, {0, 1, 2, 3, 0, 4}), order = HostTensor::indices({0, 1, 2, 3, -2, 5});
   CHECK(error_of([&] { ops::gather_cells(stream, c.gathered, c.cells, Tensor(), blocks); }).what ==
-        "gather_cells: blocks[5] is 4; expected -1 to 3");
+        "gather_cells: blocks[2, 1] is 4; expected -1 to 3");
   CHECK(error_of([&] { ops::scatter_cells(stream, c.scattered, c.h, c.weights, blocks); }).what ==
-        "scatter_cells: blocks[5] is 4; expected -1 to 3");
+        "scatter_cells: blocks[2, 1] is 4; expected -1 to 3");
   CHECK(error_of([&] { ops::permute_rows(stream, c.sorted, c.h, order); }).what ==
         "permute_rows: order[4] is -2; expected -1 to 5");
 }

@@ -171,13 +171,13 @@ TEST_CASE("NaN in a logit that a weight depends on is a NaN weight", "[ops][gate
 }
 
 // Kills: an id read outside the row.
-TEST_CASE("a block out of range is an error that names token and block", "[ops][gate]") {
+TEST_CASE("a block out of range is an error that names its place", "[ops][gate]") {
   for (int32_t bad : {5, -2}) {
     Problem p(6, 5, 3);
     p.chosen[7] = bad;
     for (Gate gate : kGates) {
       const Caught error = error_of([&] { forward(kF32, p, gate); });
-      CHECK(error.says(cat("gate_forward: token 2 has chosen block ", bad, "; it must be -1 (dropped) or in [0, 5)")));
+      CHECK(error.says(cat("gate_forward: blocks[2, 1] is ", bad, "; expected -1 to 4")));
     }
   }
 }

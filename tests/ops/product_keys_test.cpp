@@ -199,9 +199,9 @@ TEST_CASE("product keys refuse cells and tensors that do not fit", "[ops][produc
   const HostTensor bad(DType::kI32, {3, 4}, {0, 1, 2, 3, 4, 20, 0, 0, 0, 0, 0, 0}), many(DType::kI32, {3, 42});
   const auto message = [&](auto&& run) { return error_of(run).what; };
   CHECK(message([&] { ops::product_scores_forward(s, scores, s1, s2, bad); }) ==
-        "product_scores_forward: cells[5] is 20; expected 0 to 19");
+        "product_scores_forward: cells[1, 1] is 20; expected 0 to 19");
   CHECK(message([&] { ops::product_scores_backward(s, s1, s2, scores, bad); }) ==
-        "product_scores_backward: cells[5] is 20; expected 0 to 19");
+        "product_scores_backward: cells[1, 1] is 20; expected 0 to 19");
   CHECK(message([&] { ops::product_top_k(s, many, Tensor(), s1, s2); }) ==
         "product_top_k: 21 cells a head are asked of 20; expected at most all of them");
   CHECK(message([&] { ops::product_top_k(s, bad, Tensor(), s1, other); }) ==

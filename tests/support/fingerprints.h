@@ -49,14 +49,15 @@ class Share {
   const std::vector<Piece>& pieces() const { return pieces_; }
   void fill(int64_t step) {
     for (const Piece& p : pieces_) {
-      for (int64_t i = p.begin; i < p.end; ++i) p.data[i - p.begin] = fingerprint(p.name, i, step);
+      for (int64_t i = p.begin; i < p.end; ++i) static_cast<float*>(p.data)[i - p.begin] = fingerprint(p.name, i, step);
     }
   }
   void poison() { std::fill(values_.begin(), values_.end(), -1.0f); }
   int64_t wrong(int64_t step) const {
     int64_t count = 0;
     for (const Piece& p : pieces_) {
-      for (int64_t i = p.begin; i < p.end; ++i) count += p.data[i - p.begin] != fingerprint(p.name, i, step);
+      for (int64_t i = p.begin; i < p.end; ++i)
+        count += static_cast<float*>(p.data)[i - p.begin] != fingerprint(p.name, i, step);
     }
     return count;
   }

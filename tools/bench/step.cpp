@@ -36,7 +36,8 @@ Json bench_step(Config config, Communicator& ranks, int64_t steps) {
   const auto alone = make_self_communicator();
   const Measurement plan = Engine::measure(config, ranks.rank(), ranks.size());
   Engine engine(config, {&ranks, &ranks, alone.get()}, cpu_runtime(), plan.arenas);
-  engine.initialise();
+  const auto vocabulary = static_cast<size_t>(config.model.vocab_size);
+  engine.initialise([&] { return std::vector<double>(vocabulary, 1); });  // as random_batch draws them
 
   std::vector<double> step_ms, forward_backward_ms, optimizer_ms, communication_ms;
   for (int64_t step = 1; step <= kWarmUp + steps; ++step) {

@@ -13,9 +13,11 @@
 // Every function that takes a Communicator is collective: all ranks call it, and an Error on one is thrown on all.
 #pragma once
 #include "comm/communicator.h"
+#include "core/dtype.h"
 #include "core/json.h"
 #include "core/shape.h"
 
+#include <cstddef>
 #include <cstdint>
 #include <functional>
 #include <optional>
@@ -30,7 +32,11 @@ struct Piece {
   std::string name;  // as in methods.md; moments: "adam.m:NAME", "adam.v:NAME"
   Shape shape;       // of the whole tensor, as in files
   int64_t begin = 0, end = 0;
-  float* data = nullptr;  // end - begin values
+  void* data = nullptr;       // end - begin values
+  DType dtype = DType::kF32;  // state may be kI32; every element has kElementBytes
+
+  static constexpr int64_t kElementBytes = 4;
+  std::byte* at(int64_t element) const { return static_cast<std::byte*>(data) + (element - begin) * kElementBytes; }
 };
 
 struct CheckpointContents {

@@ -99,7 +99,9 @@ class Surveyor {
   void check_model() {
     const SafetensorsFile model(File::open_beneath(folder_, kModelName));
     for (const SafetensorsEntry& entry : model.entries()) {
-      if (entry.dtype != "F32") throw DamagedError(model.path(), "tensor " + Json(entry.name).dump() + " is not F32");
+      if (entry.dtype != "F32" && entry.dtype != "I32") {
+        throw DamagedError(model.path(), "tensor " + Json(entry.name).dump() + " is neither F32 nor I32");
+      }
     }
   }
 

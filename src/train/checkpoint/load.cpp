@@ -131,18 +131,26 @@ Resume choose_exactly(Communicator& comm, const std::string& run, const std::str
 
 std::string words(const std::vector<int64_t>& shape) { return Json(Json::Array(shape.begin(), shape.end())).dump(); }
 
-// Both sides are the same on every rank, so all throw alike. `shapes_in_file`: name -> shape.
-void check_fit(const std::string& place, const PieceTable& wanted,
-               const std::map<std::string, std::vector<int64_t>>& in_file) {
+struct InFile {
+  std::vector<int64_t> shape;
+  std::string dtype;
+};
+
+// Both sides are the same on every rank, so all throw alike.
+void check_fit(const std::string& place, const PieceTable& wanted, const std::map<std::string, InFile>& in_file) {
   for (const auto& [name, entry] : wanted.tensors) {
     const auto found = in_file.find(name);
     if (found == in_file.end()) throw UsageError(place, "lacks the tensor " + name + " of this configuration");
-    if (found->second != entry.shape) {
-      throw UsageError(
-          place, cat("tensor ", name, " is ", words(found->second), "; this configuration has ", words(entry.shape)));
+    if (found->second.shape != entry.shape) {
+      throw UsageError(place, cat("tensor ", name, " is ", words(found->second.shape), "; this configuration has ",
+                                  words(entry.shape)));
+    }
+    const char* dtype = entry.dtype == DType::kI32 ? "I32" : "F32";
+    if (found->second.dtype != dtype) {
+      throw UsageError(place, cat("tensor ", name, " is ", found->second.dtype, "; this configuration has ", dtype));
     }
   }
-  for (const auto& [name, shape] : in_file) {
+  for (const auto& [name, tensor] : in_file) {
     if (!wanted.tensors.contains(name)) {
       throw UsageError(place, "holds the tensor " + Json(name).dump() + " that this configuration does not have");
     }
@@ -155,10 +163,10 @@ void read_moments(Communicator& comm, const FoundCheckpoint& from, const std::ve
   check_partition(table);
   std::optional<OptimizerFiles> files;
   together(comm, [&] { files.emplace(from.folder, static_cast<int>(from.trainer.find("ranks")->as_int())); });
-  std::map<std::string, std::vector<int64_t>> shapes;
-  for (const auto& [name, moment] : files->moments()) shapes[name] = moment.shape;
+  std::map<std::string, InFile> in_file;
+  for (const auto& [name, moment] : files->moments()) in_file[name] = {moment.shape, "F32"};
   check_fit(from.folder + "/" + optimizer_name(0, static_cast<int>(from.trainer.find("ranks")->as_int())), table,
-            shapes);
+            in_file);
   together(comm, [&] { files->read(moments, options.progress); });
 }
 
@@ -188,13 +196,12 @@ void read_parameters(Communicator& comm, const FoundCheckpoint& from, const std:
   for (const auto& [name, entry] : table.tensors) cover(name, entry);
   std::optional<SafetensorsFile> file;
   together(comm, [&] { file.emplace(File::open_beneath(from.folder, kModelName)); });
-  std::map<std::string, std::vector<int64_t>> shapes;
-  for (const SafetensorsEntry& entry : file->entries()) shapes[entry.name] = entry.shape;
-  check_fit(file->path(), table, shapes);
+  std::map<std::string, InFile> in_file;
+  for (const SafetensorsEntry& entry : file->entries()) in_file[entry.name] = {entry.shape, entry.dtype};
+  check_fit(file->path(), table, in_file);
   together(comm, [&] {
     for (const Piece& piece : parameters) {
-      read_in_blocks(*file, *file->find(piece.name), piece.begin, piece.end - piece.begin, piece.data,
-                     options.progress);
+      read_in_blocks(*file, *file->find(piece.name), 0, piece, piece.begin, piece.end, options.progress);
     }
   });
 }

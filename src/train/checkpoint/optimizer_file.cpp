@@ -150,17 +150,17 @@ void OptimizerFiles::read(const std::vector<Piece>& pieces, const std::function<
         if (!file) file.emplace(open(rank));
         const SafetensorsEntry* entry = file->find(span.entry);
         if (entry == nullptr) throw DamagedError(file->path(), "changed while it was read");
-        read_in_blocks(*file, *entry, first - span.begin, last - first, piece.data + (first - piece.begin), progress);
+        read_in_blocks(*file, *entry, span.begin, piece, first, last, progress);
       }
     }
   }
 }
 
-void read_in_blocks(const SafetensorsFile& file, const SafetensorsEntry& entry, int64_t first, int64_t count,
-                    float* out, const std::function<void()>& progress) {
-  constexpr int64_t kBlock = static_cast<int64_t>(kChecksumBlock / sizeof(float));
-  for (int64_t done = 0; done < count; done += kBlock) {
-    file.read(entry, first + done, std::min(kBlock, count - done), out + done);
+void read_in_blocks(const SafetensorsFile& file, const SafetensorsEntry& entry, int64_t entry_first, const Piece& piece,
+                    int64_t first, int64_t last, const std::function<void()>& progress) {
+  constexpr int64_t kBlock = static_cast<int64_t>(kChecksumBlock / Piece::kElementBytes);
+  for (int64_t at = first; at < last; at += kBlock) {
+    file.read(entry, piece.dtype, at - entry_first, std::min(kBlock, last - at), piece.at(at));
     if (progress) progress();
   }
 }

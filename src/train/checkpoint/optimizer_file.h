@@ -50,8 +50,9 @@ class OptimizerFiles {
   std::map<std::string, Moment> moments_;
 };
 
-// Elements [first, first + count) of an F32 entry, a checksum block at a time.
-void read_in_blocks(const SafetensorsFile& file, const SafetensorsEntry& entry, int64_t first, int64_t count,
-                    float* out, const std::function<void()>& progress);
+// Fills elements [first, last) of the piece, a checksum block at a time. `entry` begins at element entry_first of the
+// tensor.
+void read_in_blocks(const SafetensorsFile& file, const SafetensorsEntry& entry, int64_t entry_first, const Piece& piece,
+                    int64_t first, int64_t last, const std::function<void()>& progress);
 
 }  // namespace sffn

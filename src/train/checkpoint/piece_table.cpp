@@ -12,7 +12,8 @@ std::string to_text(const std::vector<Piece>& pieces) {
   Json::Array list;
   for (const Piece& piece : pieces) {
     const std::vector<int64_t> dims = dims_of(piece.shape);
-    list.push_back(Json::Array{piece.name, Json::Array(dims.begin(), dims.end()), piece.begin, piece.end});
+    list.push_back(Json::Array{piece.name, Json::Array(dims.begin(), dims.end()), piece.begin, piece.end,
+                               piece.dtype == DType::kI32});
   }
   return Json(std::move(list)).dump();
 }
@@ -21,10 +22,11 @@ void add(PieceTable& table, const Json::Array& item, int rank) {
   const std::string& name = item[0].as_string();
   std::vector<int64_t> shape;
   for (const Json& dim : item[1].as_array()) shape.push_back(dim.as_int());
-  const auto [place, is_new] = table.tensors.try_emplace(name, PieceTable::Entry{shape, {}});
+  const DType dtype = item[4].as_bool() ? DType::kI32 : DType::kF32;
+  const auto [place, is_new] = table.tensors.try_emplace(name, PieceTable::Entry{shape, dtype, {}});
   PieceTable::Entry& entry = place->second;
-  SFFN_CHECK(is_new || entry.shape == shape, "tensor ", name, ": rank ", rank,
-             " has another shape than a rank before it");
+  SFFN_CHECK(is_new || (entry.shape == shape && entry.dtype == dtype), "tensor ", name, ": rank ", rank,
+             " has another shape or type than a rank before it");
   const PieceTable::Span span{item[2].as_int(), item[3].as_int(), rank};
   SFFN_CHECK(0 <= span.begin && span.begin <= span.end && span.end <= entry.numel(), "tensor ", name, ": rank ", rank,
              " holds elements [", span.begin, ", ", span.end, ") of ", entry.numel());

@@ -19,13 +19,14 @@ struct PieceTable {
   };
   struct Entry {
     std::vector<int64_t> shape;
+    DType dtype = DType::kF32;
     std::vector<Span> spans;  // by begin, then by rank; none is empty
     int64_t numel() const;
   };
   std::map<std::string, Entry> tensors;
 };
 
-// Collective. Throws RunError naming the tensor when ranks differ in its shape or a range lies outside of it.
+// Collective. Throws RunError naming the tensor when ranks differ in its shape or type, or a range lies outside of it.
 PieceTable gather_pieces(Communicator& comm, const std::vector<Piece>& pieces);
 
 // The spans to take so that every element comes once; rank 0's own where it has them. Throws RunError naming the first

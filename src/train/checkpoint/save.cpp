@@ -23,7 +23,7 @@
 namespace sffn {
 namespace {
 
-constexpr int64_t kBlockElements = static_cast<int64_t>(kChecksumBlock / sizeof(float));
+constexpr int64_t kBlockElements = static_cast<int64_t>(kChecksumBlock / Piece::kElementBytes);
 
 // Moves blocks of a tensor from the rank that holds them to rank 0, through a buffer of one block.
 class Collector {
@@ -34,24 +34,24 @@ class Collector {
   }
 
   // Elements [begin, end) of the span's rank, at most one block of them. Valid on rank 0, until the next call there.
-  const float* take(const std::string& name, int64_t begin, int64_t end, int from) {
-    const float* held = comm_.rank() == from ? find(name, begin, end) : nullptr;
+  const void* take(const std::string& name, int64_t begin, int64_t end, int from) {
+    const void* held = comm_.rank() == from ? find(name, begin, end) : nullptr;
     if (from == 0) return held;
     std::vector<int64_t> send_counts(comm_.size(), 0), recv_counts(comm_.size(), 0);
     if (comm_.rank() == from) send_counts[0] = end - begin;
     if (comm_.rank() == 0) recv_counts[from] = end - begin;
-    const auto rows = [](const float* data, int64_t count) {
-      return Tensor(const_cast<float*>(data), {count, 1}, DType::kF32, Device::cpu());
+    const auto rows = [](const void* data, int64_t count) {  // of 4 bytes, whatever they mean
+      return Tensor(const_cast<void*>(data), {count, 1}, DType::kF32, Device::cpu());
     };
-    float* received = static_cast<float*>(buffer_.data());
+    void* received = buffer_.data();
     comm_.all_to_all(stream_, rows(received, recv_counts[from]), recv_counts, rows(held, send_counts[0]), send_counts);
     return received;
   }
 
  private:
-  const float* find(const std::string& name, int64_t begin, int64_t end) const {
+  const void* find(const std::string& name, int64_t begin, int64_t end) const {
     for (const Piece* piece : mine_.at(name)) {
-      if (piece->begin <= begin && end <= piece->end) return piece->data + (begin - piece->begin);
+      if (piece->begin <= begin && end <= piece->end) return piece->at(begin);
     }
     throw RunError(name, "a range of it is held in two pieces that the table has as one");
   }
@@ -115,7 +115,7 @@ class Save {
 
   Failure write_model(const PieceTable& table) {
     std::vector<SafetensorsSpec> specs;
-    for (const auto& [name, entry] : table.tensors) specs.push_back({name, DType::kF32, entry.shape});
+    for (const auto& [name, entry] : table.tensors) specs.push_back({name, entry.dtype, entry.shape});
     const SafetensorsLayout layout = lay_out_safetensors(specs);
     Collector collector(comm_, contents_.parameters);
     std::optional<CheckedFile> file;
@@ -131,8 +131,8 @@ class Save {
       for (const PieceTable::Span& span : cover(entry.name, table.tensors.at(entry.name))) {
         for (int64_t begin = span.begin; begin < span.end; begin += kBlockElements) {
           const int64_t end = std::min(span.end, begin + kBlockElements);
-          const float* data = collector.take(entry.name, begin, end, span.rank);
-          at_root([&] { file->write(data, static_cast<uint64_t>(end - begin) * sizeof(float)); });
+          const void* data = collector.take(entry.name, begin, end, span.rank);
+          at_root([&] { file->write(data, static_cast<uint64_t>((end - begin) * Piece::kElementBytes)); });
           if (!is_root_ && progress_) progress_();
         }
       }
@@ -147,7 +147,7 @@ class Save {
     CheckedFile file(temporary_, name, optimizer.layout.file_bytes, step_, progress_);
     file.write(optimizer.layout.head.data(), optimizer.layout.head.size());
     for (const Piece* piece : optimizer.pieces) {
-      file.write(piece->data, static_cast<uint64_t>(piece->end - piece->begin) * sizeof(float));
+      file.write(piece->data, static_cast<uint64_t>((piece->end - piece->begin) * Piece::kElementBytes));
     }
     files_.push_back(file.finish());
   }

@@ -1,0 +1,35 @@
+#include "train/training_data.h"
+
+#include <numeric>
+
+namespace sffn {
+
+BatchSource open_training_data(const Config& config) {
+  if (config.data.train.empty()) {
+    throw UsageError("data.train", "is empty; name at least one corpus, as in [{\"path\": \"data/x/train-*.bin\"}]");
+  }
+  std::vector<CorpusChoice> corpora;
+  for (const CorpusConfig& corpus : config.data.train) corpora.push_back({corpus.path, corpus.weight});
+  BatchOptions options;
+  options.context = config.model.context;
+  options.sequences_per_step = config.sequences_per_step();
+  options.vocab_size = config.model.vocab_size;
+  options.seed = config.train.seed;
+  options.document_mask = config.data.document_mask;
+  return BatchSource(corpora, options);
+}
+
+std::vector<double> training_token_counts(const Config& config) {
+  const std::vector<CorpusConfig>& corpora = config.data.train;
+  std::vector<double> total(static_cast<size_t>(config.model.vocab_size));
+  for (const CorpusConfig& choice : corpora) {
+    const std::vector<int64_t> counts = Corpus(choice.path, config.model.vocab_size).token_counts();
+    if (counts.empty()) return {};
+    const auto tokens = static_cast<double>(std::accumulate(counts.begin(), counts.end(), int64_t{0}));
+    const double scale = corpora.size() == 1 ? 1 : choice.weight / tokens;
+    for (size_t id = 0; id < counts.size(); ++id) total[id] += scale * static_cast<double>(counts[id]);
+  }
+  return corpora.empty() ? std::vector<double>() : total;
+}
+
+}  // namespace sffn

@@ -1,0 +1,17 @@
+// The training data that a configuration names.
+#pragma once
+#include "config/config.h"
+#include "data/batch_source.h"
+
+#include <vector>
+
+namespace sffn {
+
+// Throws UsageError where data.train is empty, and what BatchSource throws.
+BatchSource open_training_data(const Config&);
+
+// How often each id stands in data.train: counts where there is one corpus, else shares Σ_c w_c · counts_c / tokens_c.
+// Empty where data.train is, or a shard has no manifest. Throws what Corpus throws.
+std::vector<double> training_token_counts(const Config&);
+
+}  // namespace sffn
