@@ -1,4 +1,4 @@
-# sffn_layer(NAME DIR folder [USES layer...] [EXTERNAL dependency...])
+# sffn_layer(NAME DIR folder [USES layer...] [EXTERNAL dependency...] [EXCLUDE subfolder])
 #
 # One OBJECT library a layer (a static library would drop self-registering files). The layer's headers are visible as
 # "NAME/file.h" through a link of its own, so that including a layer that is not below fails to build.
@@ -7,9 +7,9 @@ set(SFFN_LAYERS "" CACHE INTERNAL "")
 add_library(sffn_flags INTERFACE)
 target_compile_features(sffn_flags INTERFACE cxx_std_20)
 # g++ 12 and 13 warn falsely of maybe-uninitialized values in std::variant and under AddressSanitizer.
-target_compile_options(sffn_flags INTERFACE -Wall -Wextra -Werror -Wno-maybe-uninitialized)
+target_compile_options(sffn_flags INTERFACE $<$<COMPILE_LANGUAGE:CXX>:-Wall -Wextra -Werror -Wno-maybe-uninitialized>)
 if(SFFN_NATIVE)
-  target_compile_options(sffn_flags INTERFACE -march=native)
+  target_compile_options(sffn_flags INTERFACE $<$<COMPILE_LANGUAGE:CXX>:-march=native>)
 endif()
 if(SFFN_SANITIZE)
   target_compile_options(sffn_flags INTERFACE -fsanitize=${SFFN_SANITIZE} -fno-omit-frame-pointer
@@ -18,12 +18,15 @@ if(SFFN_SANITIZE)
 endif()
 
 function(sffn_layer NAME)
-  cmake_parse_arguments(ARG "" "DIR" "USES;EXTERNAL" ${ARGN})
+  cmake_parse_arguments(ARG "" "DIR;EXCLUDE" "USES;EXTERNAL" ${ARGN})
   set(root "${PROJECT_BINARY_DIR}/layers/${NAME}")
   file(MAKE_DIRECTORY "${root}")
   file(CREATE_LINK "${PROJECT_SOURCE_DIR}/${ARG_DIR}" "${root}/${NAME}" SYMBOLIC)
 
   file(GLOB_RECURSE sources CONFIGURE_DEPENDS "${PROJECT_SOURCE_DIR}/${ARG_DIR}/*.cpp")
+  if(ARG_EXCLUDE)
+    list(FILTER sources EXCLUDE REGEX "/${ARG_EXCLUDE}/")
+  endif()
   if(NOT sources)  # headers only
     file(WRITE "${root}/${NAME}.cpp" "")
     set(sources "${root}/${NAME}.cpp")

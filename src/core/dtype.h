@@ -10,23 +10,24 @@ namespace sffn {
 
 enum class DType : uint8_t { kF32, kBF16, kI32, kF64, kC128 };
 
-// The upper half of an IEEE float. Conversion from float rounds to nearest even; NaN stays NaN.
+// The upper half of an IEEE float. Conversion from float rounds to nearest even; NaN stays NaN. constexpr, here and in
+// core/random.h, makes a function one that CUDA kernels may call.
 struct bfloat16 {
   uint16_t bits = 0;
 
   bfloat16() = default;
-  explicit bfloat16(float value) {
+  constexpr explicit bfloat16(float value) {
     const uint32_t u = std::bit_cast<uint32_t>(value);
     const bool is_nan = (u & 0x7fffffffu) > 0x7f800000u;
     bits = static_cast<uint16_t>(is_nan ? (u >> 16) | 0x40u : (u + 0x7fffu + ((u >> 16) & 1u)) >> 16);
   }
   // Rounds as the constructor does. In a loop, x[i] = f becomes vector code; x[i] = bfloat16(f), a struct copy, does
   // not.
-  bfloat16& operator=(float value) {
+  constexpr bfloat16& operator=(float value) {
     bits = bfloat16(value).bits;
     return *this;
   }
-  operator float() const { return std::bit_cast<float>(static_cast<uint32_t>(bits) << 16); }
+  constexpr operator float() const { return std::bit_cast<float>(static_cast<uint32_t>(bits) << 16); }
 };
 
 template <class T>

@@ -2,6 +2,7 @@
 // so every backend and any number of ranks and threads draw the same. Philox4x32-10 (Salmon et al., SC 2011).
 #pragma once
 #include <array>
+#include <bit>
 #include <cstdint>
 #include <string_view>
 
@@ -29,13 +30,24 @@ struct RandomKey {
   uint64_t stream = 0;
 };
 
-uint64_t mix64(uint64_t x);  // splitmix64 finaliser: a bijection that scatters its input
-RandomKey random_key(uint64_t seed, RandomSite site, int64_t layer, int64_t step);
+// splitmix64 finaliser: a bijection that scatters its input
+constexpr uint64_t mix64(uint64_t x) {
+  x += 0x9E3779B97F4A7C15ull;
+  x = (x ^ (x >> 30)) * 0xBF58476D1CE4E5B9ull;
+  x = (x ^ (x >> 27)) * 0x94D049BB133111EBull;
+  return x ^ (x >> 31);
+}
+constexpr RandomKey random_key(uint64_t seed, RandomSite site, int64_t layer, int64_t step) {
+  uint64_t stream = mix64(static_cast<uint64_t>(site));
+  stream = mix64(stream ^ static_cast<uint64_t>(layer));
+  stream = mix64(stream ^ static_cast<uint64_t>(step));
+  return {seed, stream};
+}
 RandomKey random_key(uint64_t seed, std::string_view tensor_name);  // initialisation, by name
 
 using Random4 = std::array<uint32_t, 4>;
 
-inline Random4 philox(RandomKey key, uint64_t block) {
+constexpr Random4 philox(RandomKey key, uint64_t block) {
   uint32_t c0 = static_cast<uint32_t>(block), c1 = static_cast<uint32_t>(block >> 32);
   uint32_t c2 = static_cast<uint32_t>(key.stream), c3 = static_cast<uint32_t>(key.stream >> 32);
   uint32_t k0 = static_cast<uint32_t>(key.seed), k1 = static_cast<uint32_t>(key.seed >> 32);
@@ -49,9 +61,9 @@ inline Random4 philox(RandomKey key, uint64_t block) {
 }
 
 // Element `index` as 32 random bits, and as a uniform number in [0, 1) with 24 bits.
-inline uint32_t random_bits(RandomKey key, uint64_t index) { return philox(key, index / 4)[index % 4]; }
-inline float uniform_from_bits(uint32_t bits) { return static_cast<float>(bits >> 8) * 0x1p-24f; }
-inline float random_uniform(RandomKey key, uint64_t index) { return uniform_from_bits(random_bits(key, index)); }
+constexpr uint32_t random_bits(RandomKey key, uint64_t index) { return philox(key, index / 4)[index % 4]; }
+constexpr float uniform_from_bits(uint32_t bits) { return static_cast<float>(bits >> 8) * 0x1p-24f; }
+constexpr float random_uniform(RandomKey key, uint64_t index) { return uniform_from_bits(random_bits(key, index)); }
 
 // Element `index` of a standard normal stream (Box-Muller on two 32-bit draws of one Philox block, in double).
 double random_normal(RandomKey key, uint64_t index);
@@ -59,10 +71,31 @@ double random_normal(RandomKey key, uint64_t index);
 // A keyed permutation of [0, n): position -> element, without a table (Feistel network and cycle walking).
 class Permutation {
  public:
-  Permutation(RandomKey key, uint64_t n);
-  uint64_t operator()(uint64_t position) const;  // position < n
+  // n >= 1
+  constexpr Permutation(RandomKey key, uint64_t n)
+      : key_(key), n_(n), half_bits_(((n <= 1 ? 2 : std::bit_width(n - 1)) + 1) / 2) {}
+  // position < n. The network permutes a power of four at least n; the cycle is walked until the value is in range.
+  constexpr uint64_t operator()(uint64_t position) const {
+    uint64_t x = position;
+    do {
+      x = network(x);
+    } while (x >= n_);
+    return x;
+  }
 
  private:
+  constexpr uint64_t network(uint64_t x) const {
+    const uint64_t mask = (uint64_t{1} << half_bits_) - 1;
+    uint64_t left = x >> half_bits_, right = x & mask;
+    for (uint64_t round = 0; round < 6; ++round) {
+      const uint64_t f = mix64(mix64(key_.seed ^ (round << 56)) ^ key_.stream ^ right);
+      const uint64_t next = left ^ (f & mask);
+      left = right;
+      right = next;
+    }
+    return left << half_bits_ | right;
+  }
+
   RandomKey key_;
   uint64_t n_;
   int half_bits_;

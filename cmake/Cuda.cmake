@@ -1,0 +1,40 @@
+# sffn_cuda: kernels/cuda as sffn::cuda, compiled by nvcc for GPUs (SFFN_CUDA) or by the C++ compiler for the SIMT executor
+# (SFFN_SIMT). Without either there is no such target, and ops.h never names sffn::cuda.
+if(NOT SFFN_CUDA AND NOT SFFN_SIMT)
+  return()
+endif()
+add_compile_definitions(SFFN_HAS_CUDA=1)
+file(GLOB cuda_sources CONFIGURE_DEPENDS kernels/cuda/*.cu kernels/cuda/*.cpp)
+
+if(SFFN_SIMT)
+  # The executor is not instrumented: sanitizers see what kernels do, and nothing of how threads are switched.
+  set(detector SIMT_TSAN=$<BOOL:$<IN_LIST:thread,${SFFN_SANITIZE}>> SIMT_ASAN=$<STREQUAL:${SFFN_SANITIZE},address$<COMMA>undefined>)
+  add_library(sffn_simt OBJECT tests/simt/executor.cpp tests/simt/fiber.cpp tests/simt/device_memory.cpp)
+  target_compile_features(sffn_simt PUBLIC cxx_std_20)
+  target_compile_options(sffn_simt PRIVATE -Wall -Wextra -Werror -O2)
+  target_compile_definitions(sffn_simt PUBLIC SFFN_SIMT=1 ${detector})
+  target_include_directories(sffn_simt BEFORE PUBLIC tests/simt/include tests)
+  target_link_libraries(sffn_simt PUBLIC Threads::Threads)
+  set_property(GLOBAL APPEND PROPERTY SFFN_EXTERNALS sffn_simt)
+
+  list(FILTER cuda_sources EXCLUDE REGEX "/matmul\\.cpp$")  # cuBLASLt
+  list(APPEND cuda_sources tests/simt/matmul.cpp)
+  file(GLOB kernel_files CONFIGURE_DEPENDS kernels/cuda/*.cu)
+  set_source_files_properties(${kernel_files} PROPERTIES LANGUAGE CXX)
+  add_library(sffn_cuda OBJECT ${cuda_sources})
+  target_link_libraries(sffn_cuda PUBLIC sffn_simt)
+else()
+  # Debian's CUDA, or NVIDIA's toolkit 12.4 to 13: nvcc, cuBLASLt.
+  if(NOT DEFINED CMAKE_CUDA_ARCHITECTURES)
+    set(CMAKE_CUDA_ARCHITECTURES 80-real 90a-real)
+  endif()
+  enable_language(CUDA)
+  find_package(CUDAToolkit 12.4 REQUIRED)
+  add_library(sffn_cuda OBJECT ${cuda_sources})
+  target_compile_options(sffn_cuda PRIVATE
+    $<$<COMPILE_LANGUAGE:CUDA>:--expt-relaxed-constexpr --extended-lambda -Xcompiler=-Wall,-Wextra -Xptxas=-v>)
+  target_link_libraries(sffn_cuda PUBLIC CUDA::cudart CUDA::cublasLt)
+  set_property(GLOBAL APPEND PROPERTY SFFN_EXTERNALS CUDA::cudart CUDA::cublasLt)
+endif()
+target_link_libraries(sffn_cuda PUBLIC sffn_kernels)
+set(SFFN_LAYERS "${SFFN_LAYERS};sffn_cuda" CACHE INTERNAL "")

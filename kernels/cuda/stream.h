@@ -1,0 +1,34 @@
+// What a stream of the CUDA backend owns.
+#pragma once
+#include "core/stream.h"
+
+#include <cstddef>
+
+struct CUstream_st;
+
+namespace sffn::cuda {
+
+struct CudaStream final : NativeStream {
+  explicit CudaStream(int device);
+  ~CudaStream() override;
+  CudaStream(const CudaStream&) = delete;
+
+  // Memory for one op, valid until the next op on this stream asks. Grows when more is asked than ever before.
+  void* workspace(size_t bytes);
+
+  CUstream_st* stream = nullptr;
+  int device = 0;
+
+ private:
+  void* workspace_ = nullptr;
+  size_t workspace_bytes_ = 0;
+};
+
+inline CudaStream& native(Stream& stream) { return static_cast<CudaStream&>(*stream.native()); }
+
+template <class T>
+T* workspace(Stream& stream, int64_t count) {
+  return static_cast<T*>(native(stream).workspace(static_cast<size_t>(count) * sizeof(T)));
+}
+
+}  // namespace sffn::cuda

@@ -1,0 +1,41 @@
+# Tests of the CUDA backend: under the SIMT executor, in three schedules, or on a GPU. The ops are judged by the tests that
+# judge the CPU's: each op goes to the device and back (support/run_on_device.h).
+
+# Ops that have no kernel yet, by their test files.
+set(ops_without_kernels
+  activation adamw add_norm attention attention_cached auction balance_loss block_aggregate block_routing block_scores
+  block_values blocks cells cross_entropy dropout embedding gate hash_blocks hidden_gate lookup_blocks product_keys
+  random_normal rope router_noise sinkhorn softmax_rows top_b weigh_backward)
+
+file(GLOB op_tests CONFIGURE_DEPENDS ops/*_test.cpp)
+foreach(op ${ops_without_kernels})
+  list(REMOVE_ITEM op_tests ${CMAKE_CURRENT_SOURCE_DIR}/ops/${op}_test.cpp)
+endforeach()
+add_executable(test_ops ${op_tests})
+target_compile_options(test_ops PRIVATE -include support/run_on_device.h)
+# Only these layers: others were compiled with ops that stay where their stream is.
+target_link_libraries(test_ops PRIVATE sffn_test_support sffn_core sffn_kernels sffn_cuda)
+get_property(externals GLOBAL PROPERTY SFFN_EXTERNALS)
+list(REMOVE_DUPLICATES externals)
+target_link_libraries(test_ops PRIVATE ${externals})
+
+if(SFFN_CUDA)
+  catch_discover_tests(test_ops TEST_PREFIX "gpu ops: " TEST_SPEC "~[cpu]" PROPERTIES LABELS gpu)
+  return()
+endif()
+
+add_executable(test_simt simt/executor_test.cpp simt/seeded.cu)
+set_source_files_properties(simt/seeded.cu PROPERTIES LANGUAGE CXX)
+target_link_libraries(test_simt PRIVATE sffn_test_support sffn_core sffn_simt)
+target_link_libraries(test_simt PRIVATE ${externals})
+catch_discover_tests(test_simt TEST_PREFIX "simt: " PROPERTIES LABELS core)
+
+# A sanitizer runs one schedule, and the others under the label "long".
+foreach(schedule forward reverse random)
+  set(label core)
+  if(SFFN_SANITIZE AND NOT schedule STREQUAL random)
+    set(label long)
+  endif()
+  catch_discover_tests(test_ops TEST_PREFIX "simt ops ${schedule}: " TEST_SPEC "~[cpu]" TEST_LIST test_ops_${schedule}
+    PROPERTIES LABELS ${label} ENVIRONMENT SFFN_SIMT_SCHEDULE=${schedule})
+endforeach()

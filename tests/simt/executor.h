@@ -1,0 +1,70 @@
+// Runs CUDA kernels on the host, strictly: every CUDA thread is a fiber, a fiber runs until its next barrier or warp
+// operation, and what CUDA leaves undefined (threads of a block at different barriers, a lane missing from a mask, a
+// read of unwritten dynamic shared memory, an access outside a device allocation) is an error or a NaN, never a result.
+//
+// Schedules decide in which order ready threads and blocks go on. Under AddressSanitizer stacks are announced to it;
+// under ThreadSanitizer every CUDA thread is a fiber of the detector, and only barriers, __syncwarp and the ends of a
+// kernel order memory, so that a race between any two CUDA threads is reported, whatever the schedule.
+//
+// Not seen: weak memory ordering beyond races, occupancy, fast mathematics, unwritten static shared memory.
+#pragma once
+#include <cstddef>
+#include <cstdint>
+#include <functional>
+#include <stdexcept>
+
+struct dim3;
+
+namespace simt {
+
+struct Error : std::runtime_error {
+  using runtime_error::runtime_error;
+};
+
+enum class Schedule : uint8_t { kForward, kReverse, kRandom };
+struct Options {
+  Schedule schedule = Schedule::kForward;
+  uint64_t seed = 1;
+};
+// From SFFN_SIMT_SCHEDULE (forward, reverse, random or random:SEED) at first use; tests may change them.
+Options& options();
+
+// Runs kernel() once for each thread of the grid. Launches of several host threads go one after the other. `address`
+// of the kernel is noted for kernels_run(). Throws Error.
+void run_grid(const dim3& grid, const dim3& block, size_t shared_bytes, const void* address,
+              const std::function<void()>& kernel);
+
+// How often each kernel was launched, by address, goes to the file SFFN_SIMT_KERNELS when the process ends.
+
+// ---- What kernels call through cuda_runtime.h ----
+
+struct Site {
+  const char* file;
+  int line;
+};
+enum class WarpOperation : uint8_t { kBarrier, kShuffle, kBallot, kGather };
+
+void block_barrier(const Site& site);
+// Waits for the lanes of `mask`; all must come to the same place. kShuffle: the value of lane `source`; kBallot: bit l
+// is that of lane l's value.
+uint64_t warp_operation(WarpOperation operation, unsigned mask, uint64_t value, int source, const Site& site);
+// All 32 lanes meet, each with `bytes` <= kGatherBytes of data; lane l's stand at l·kGatherBytes of the result, until
+// the lane's next warp operation. What operations on fragments are made of.
+inline constexpr size_t kGatherBytes = 64;
+const std::byte* gather_warp(const void* data, size_t bytes, const Site& site);
+int lane();  // of the running thread in its warp
+void* dynamic_shared_memory();
+size_t dynamic_shared_bytes();
+// Ends the kernel with an Error that names the thread.
+[[noreturn]] void fail(const char* what, const Site& site);
+
+// ---- Device memory (device_memory.cpp): reachable from kernels and copies only ----
+
+class DeviceMemoryAccess {  // opens all allocations; nests
+ public:
+  DeviceMemoryAccess();
+  ~DeviceMemoryAccess();
+  DeviceMemoryAccess(const DeviceMemoryAccess&) = delete;
+};
+
+}  // namespace simt

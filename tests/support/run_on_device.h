@@ -1,0 +1,147 @@
+// Forced into tests/ops where they judge the CUDA backend. An op runs on the device, on copies of its tensors in memory
+// of exactly their size, and what it was allowed to write comes back; what it was not is compared. f64 and c128
+// activations, the reference, run on the CPU as ever.
+#pragma once
+#include "core/buffer.h"
+#include "core/error.h"
+#include "core/stream.h"
+#include "kernels/cuda/runtime.h"
+#include "kernels/routing.h"
+
+#include <algorithm>
+#include <cstring>
+#include <string_view>
+#include <tuple>
+#include <type_traits>
+#include <utility>
+#include <vector>
+
+#define SFFN_RUN_OP(name) \
+  ::sffn::test::run_on_device(#name, stream, &cpu::name, &cuda::name, std::forward<Args>(args)...);
+
+namespace sffn::test {
+
+class DeviceCopies {
+ public:
+  DeviceCopies() : stream_(cuda_runtime()) {}
+
+  Stream& stream() { return stream_; }
+  void note(const Tensor& t, bool writable) {
+    if (t.defined() && t.bytes() > 0) spans_.push_back({static_cast<std::byte*>(t.raw()), t.bytes(), writable, {}});
+  }
+  // Tensors that share memory share their copy.
+  void upload() {
+    std::sort(spans_.begin(), spans_.end(), [](const Span& a, const Span& b) { return a.host < b.host; });
+    std::vector<Span> merged;
+    for (Span& span : spans_) {
+      if (!merged.empty() && span.host < merged.back().host + merged.back().bytes) {
+        Span& last = merged.back();
+        last.bytes = std::max(last.bytes, static_cast<size_t>(span.host - last.host) + span.bytes);
+        last.writable |= span.writable;
+      } else {
+        merged.push_back(std::move(span));
+      }
+    }
+    spans_ = std::move(merged);
+    for (Span& span : spans_) {
+      span.device = Buffer(cuda_runtime(), span.bytes);
+      cuda_runtime().copy_to_device(stream_.native(), span.device.data(), span.host, span.bytes);
+    }
+  }
+  Tensor on_device(const Tensor& t) const {
+    if (!t.defined()) return t;
+    auto* host = static_cast<std::byte*>(t.raw());
+    for (const Span& span : spans_) {
+      if (host < span.host || host >= span.host + span.bytes) continue;
+      return Tensor(static_cast<std::byte*>(span.device.data()) + (host - span.host), t.shape(), t.dtype(),
+                    cuda_runtime().device());
+    }
+    return Tensor(nullptr, t.shape(), t.dtype(), cuda_runtime().device());
+  }
+  void download(std::string_view op) {
+    std::vector<std::byte> bytes;
+    for (Span& span : spans_) {
+      bytes.resize(span.bytes);
+      cuda_runtime().copy_to_host(stream_.native(), bytes.data(), span.device.data(), span.bytes);
+      stream_.synchronize();
+      SFFN_CHECK(span.writable || std::memcmp(bytes.data(), span.host, span.bytes) == 0, op, " wrote to an input");
+      if (span.writable) std::memcpy(span.host, bytes.data(), span.bytes);
+    }
+  }
+
+ private:
+  struct Span {
+    std::byte* host;
+    size_t bytes;
+    bool writable;
+    Buffer device;
+  };
+  Stream stream_;
+  std::vector<Span> spans_;
+};
+
+// P is a parameter of the op: a Tensor is written, a const Tensor& read, the tensors of a routing either.
+template <class P, class F>
+void each_tensor(const std::remove_reference_t<P>& argument, F&& f) {
+  using Plain = std::remove_cvref_t<P>;
+  if constexpr (std::is_same_v<Plain, Tensor>) {
+    f(argument, !std::is_reference_v<P>);
+  } else if constexpr (std::is_same_v<Plain, BlockRouting>) {
+    f(argument.order, true), f(argument.inverse, true), f(argument.offsets, true);
+  }
+}
+
+template <class P>
+std::remove_cvref_t<P> to_device(const DeviceCopies& copies, const std::remove_reference_t<P>& argument) {
+  using Plain = std::remove_cvref_t<P>;
+  if constexpr (std::is_same_v<Plain, Tensor>) {
+    return copies.on_device(argument);
+  } else if constexpr (std::is_same_v<Plain, BlockRouting>) {
+    BlockRouting routing = argument;
+    for (Tensor* t : {&routing.order, &routing.inverse, &routing.offsets}) *t = copies.on_device(*t);
+    return routing;
+  } else {
+    return argument;
+  }
+}
+
+// Of what the op's tensors are: f64 beside f32 or bf16 is a counter or a sum; alone it is the reference, but where
+// every floating tensor of the op is a counter.
+class Kinds {
+ public:
+  void add(const Tensor& t) {
+    if (!t.defined()) return;
+    reference_ |= t.dtype() == DType::kC128;
+    double_ |= t.dtype() == DType::kF64;
+    single_ |= t.dtype() == DType::kF32 || t.dtype() == DType::kBF16;
+  }
+  bool belong_on_device(std::string_view op) const {
+    if (reference_) return false;
+    return single_ || !double_ || op == "accumulate_counts" || op == "limit_capacity";
+  }
+
+ private:
+  bool reference_ = false, double_ = false, single_ = false;
+};
+
+template <class... P, class... Args>
+void run_on_device(std::string_view op, Stream& stream, void (*on_cpu)(Stream&, P...), void (*on_cuda)(Stream&, P...),
+                   Args&&... args) {
+  const std::tuple<std::remove_cvref_t<P>...> given{std::forward<Args>(args)...};
+  const auto visit = [&](auto&& f) {
+    std::apply([&](const auto&... argument) { (each_tensor<P>(argument, f), ...); }, given);
+  };
+  Kinds kinds;
+  visit([&](const Tensor& t, bool) { kinds.add(t); });
+  if (!kinds.belong_on_device(op)) {
+    std::apply([&](const auto&... argument) { on_cpu(stream, argument...); }, given);
+    return;
+  }
+  DeviceCopies copies;
+  visit([&](const Tensor& t, bool writable) { copies.note(t, writable); });
+  copies.upload();
+  std::apply([&](const auto&... argument) { on_cuda(copies.stream(), to_device<P>(copies, argument)...); }, given);
+  copies.download(op);
+}
+
+}  // namespace sffn::test
