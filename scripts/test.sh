@@ -12,6 +12,17 @@ case "${1:-}" in
   *) code=2; die "scripts/test.sh: unknown argument $1; known: --all" ;;
 esac
 
+run_tests() {
+  ctest --test-dir "$root/build-$1" ${labels[@]+"${labels[@]}"} -j "$(nproc)" --output-on-failure --timeout 600
+}
+
 install_packages
+# The CUDA kernels on a CPU: plain, for out-of-bounds accesses, for races.
+for preset in simt simt-asan simt-tsan; do
+  say "$preset"
+  build "$preset" device_tests
+  run_tests "$preset"
+done
+say "cpu"
 build cpu all
-ctest --test-dir "$root/build-cpu" ${labels[@]+"${labels[@]}"} -j "$(nproc)" --output-on-failure --timeout 600
+run_tests cpu

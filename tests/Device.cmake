@@ -19,15 +19,34 @@ get_property(externals GLOBAL PROPERTY SFFN_EXTERNALS)
 list(REMOVE_DUPLICATES externals)
 target_link_libraries(test_ops PRIVATE ${externals})
 
+# Whole layers and whole steps need every op.
+if(NOT ops_without_kernels)
+  add_executable(test_device device/engine_test.cpp)
+  target_link_libraries(test_device PRIVATE sffn_test_support)
+  sffn_link_all(test_device)
+endif()
+
+add_custom_target(device_tests DEPENDS test_ops)
+if(TARGET test_device)
+  add_dependencies(device_tests test_device)
+endif()
+
 if(SFFN_CUDA)
   catch_discover_tests(test_ops TEST_PREFIX "gpu ops: " TEST_SPEC "~[cpu]" PROPERTIES LABELS gpu)
+  if(TARGET test_device)
+    catch_discover_tests(test_device TEST_PREFIX "gpu: " PROPERTIES LABELS gpu)
+  endif()
   return()
+endif()
+if(TARGET test_device)
+  catch_discover_tests(test_device TEST_PREFIX "simt: " PROPERTIES LABELS core)
 endif()
 
 add_executable(test_simt simt/executor_test.cpp simt/seeded.cu)
 set_source_files_properties(simt/seeded.cu PROPERTIES LANGUAGE CXX)
-target_link_libraries(test_simt PRIVATE sffn_test_support sffn_core sffn_simt)
-target_link_libraries(test_simt PRIVATE ${externals})
+target_link_libraries(test_simt PRIVATE sffn_test_support sffn_core)
+target_link_libraries(test_simt PRIVATE sffn_kernels sffn_cuda ${externals})
+add_dependencies(device_tests test_simt)
 catch_discover_tests(test_simt TEST_PREFIX "simt: " PROPERTIES LABELS core)
 
 # A sanitizer runs one schedule, and the others under the label "long".
@@ -39,3 +58,10 @@ foreach(schedule forward reverse random)
   catch_discover_tests(test_ops TEST_PREFIX "simt ops ${schedule}: " TEST_SPEC "~[cpu]" TEST_LIST test_ops_${schedule}
     PROPERTIES LABELS ${label} ENVIRONMENT SFFN_SIMT_SCHEDULE=${schedule})
 endforeach()
+
+# Once, in a plain build: the list of kernels, none of which may go untested.
+if(NOT SFFN_SANITIZE)
+  add_test(NAME "simt: the tests of the ops run every kernel"
+           COMMAND ${CMAKE_CURRENT_SOURCE_DIR}/simt/kernels.sh $<TARGET_FILE:test_ops>)
+  set_tests_properties("simt: the tests of the ops run every kernel" PROPERTIES LABELS core)
+endif()

@@ -24,9 +24,9 @@ struct Arguments {
 
 int run_rank(World& world, const Arguments& arguments) {
   log::start(world.ranks().rank(), true, true);
-  (void)choose_backend(arguments.backend);
+  DeviceRuntime& device = open_device(arguments.backend, world.ranks(), world.host().rank());
   check(arguments.sample);
-  InferenceModel model(world.ranks(), arguments.checkpoint, 1, 0);
+  InferenceModel model(world.ranks(), device, arguments.checkpoint, 1, 0);
   const std::unique_ptr<Tokenizer> tokenizer = model.tokenizer();
   std::vector<int32_t> ids;
   tokenizer->encode(ids, arguments.prompt);

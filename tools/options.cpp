@@ -5,6 +5,7 @@
 #include "core/log.h"
 #include "core/signals.h"
 #include "kernels/cpu/capabilities.h"
+#include "kernels/cuda/runtime.h"
 #include "kernels/ops.h"
 
 #include <cstdio>
@@ -19,6 +20,21 @@ std::string choose_backend(const std::string& wanted) {
     throw UsageError("backend", cat("\"", wanted, "\" is not known; known: auto, cpu, cuda"));
   }
   return wanted == "auto" ? "cpu" : wanted;
+}
+
+DeviceRuntime& open_device(const std::string& backend, Communicator& ranks, [[maybe_unused]] int rank_on_host) {
+  DeviceRuntime* runtime = &cpu_runtime();
+  together(ranks, [&] {
+    if (choose_backend(backend) == "cpu") return;
+    if (ranks.size() > 1) {
+      throw UsageError("backend", cat("cuda runs one rank in this version, not ", ranks.size(),
+                                      "; start one, or use \"backend\": \"cpu\""));
+    }
+#if SFFN_HAS_CUDA
+    runtime = &cuda_runtime(rank_on_host);
+#endif
+  });
+  return *runtime;
 }
 
 Config load_config_together(Communicator& ranks, const std::string& path, const std::vector<std::string>& overrides,

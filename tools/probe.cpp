@@ -23,19 +23,19 @@ int run(const Arguments& arguments) {
   if (arguments.config.empty() == arguments.checkpoint.empty()) {
     throw UsageError("probe", "give either a configuration file or --checkpoint DIR");
   }
+  const auto alone = make_self_communicator();
   std::optional<FoundCheckpoint> from;
   Config config;
   if (!arguments.checkpoint.empty()) {
     if (!arguments.options.save.empty() || !arguments.overrides.empty()) {
       throw UsageError("probe --checkpoint", "takes neither --save nor --set; they go with a configuration file");
     }
-    const auto alone = make_self_communicator();
     from = find_checkpoint(*alone, arguments.checkpoint);
     config = parse_config(from->config, from->folder + "/config.json");
   } else {
     config = load_config(arguments.config, arguments.overrides);
   }
-  (void)choose_backend(arguments.backend.empty() ? config.backend : arguments.backend);
+  DeviceRuntime& device = open_device(arguments.backend.empty() ? config.backend : arguments.backend, *alone, 0);
   if (config.model.vocab_size == 0) {
     std::vector<std::string> globs;
     for (const CorpusConfig& corpus : config.data.train) globs.push_back(corpus.path);
@@ -43,7 +43,7 @@ int run(const Arguments& arguments) {
       throw UsageError("model.vocab_size", "is from_data, and there is no data; use --set model.vocab_size=N");
     config.model.vocab_size = vocab_size_from_data(globs);
   }
-  probe(config, from, arguments.options);
+  probe(config, from, device, arguments.options);
   log::info("wrote ", arguments.options.out);
   return 0;
 }

@@ -35,6 +35,7 @@ int main(int argc, char** argv) {
   sffn::add_generate_command(app, chosen);
   sffn::add_plan_command(app, chosen);
   sffn::add_probe_command(app, chosen);
+  sffn::add_compare_command(app, chosen);
   sffn::add_describe_command(app, chosen);
   sffn::add_verify_command(app, chosen);
   sffn::add_bench_command(app, chosen);

@@ -41,7 +41,8 @@ int run_rank(World& world, const Arguments& arguments) {
   options.run = arguments.run.empty() ? "runs/" + config.name : arguments.run;
   options.resume = arguments.resume;
   options.verify = !arguments.no_verify;
-  const RunEnd end = train(config, options, ranks, beat);
+  DeviceRuntime& device = open_device(config.backend, ranks, world.host().rank());
+  const RunEnd end = train(config, options, ranks, device, beat);
   fault_point("finalize", end.step);
   log::info(end.end == "done" ? "done" : "stopped", " at step ", end.step, "; checkpoint: ", options.run,
             "/checkpoints, newest step ", end.saved_step);

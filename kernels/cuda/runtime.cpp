@@ -47,6 +47,8 @@ class CudaRuntime final : public DeviceRuntime {
       (void)cudaMemGetInfo(&free, &total);
       throw RunError(device().str(), cat("cannot allocate ", bytes, " bytes: ", free, " of ", total, " are free"));
     }
+    check(cudaMemsetAsync(data, 0, bytes, nullptr), "cudaMemset");
+    check(cudaStreamSynchronize(nullptr), "cudaMemset");
     return data;
   }
   void release(void* data, size_t) override { (void)cudaFree(data); }

@@ -1,5 +1,6 @@
 #include "comm/arguments.h"
 #include "comm/communicator.h"
+#include "kernels/ops.h"
 
 #include <cstdlib>
 #include <cstring>
@@ -11,14 +12,14 @@ class SelfCommunicator final : public Communicator {
  public:
   int rank() const override { return 0; }
   int size() const override { return 1; }
-  void all_gather(Stream&, Tensor all, const Tensor& mine, std::span<const int64_t> counts) override {
+  void all_gather(Stream& stream, Tensor all, const Tensor& mine, std::span<const int64_t> counts) override {
     check_all_gather(all, mine, counts, 0, 1);
-    copy(all, mine);
+    copy(stream, all, mine);
   }
-  void all_to_all(Stream&, Tensor recv, std::span<const int64_t> recv_counts, const Tensor& send,
+  void all_to_all(Stream& stream, Tensor recv, std::span<const int64_t> recv_counts, const Tensor& send,
                   std::span<const int64_t> send_counts) override {
     check_all_to_all(recv, recv_counts, send, send_counts, 0, 1);
-    copy(recv, send);
+    copy(stream, recv, send);
   }
   void broadcast(Stream&, Tensor, int root) override { check_root(root, 1); }
   void all_gather_bytes(void* all, const void* mine, size_t bytes) override {
@@ -30,9 +31,9 @@ class SelfCommunicator final : public Communicator {
   void abort(int exit_code) override { std::_Exit(exit_code); }
 
  private:
-  static void copy(const Tensor& to, const Tensor& from) {
+  static void copy(Stream& stream, const Tensor& to, const Tensor& from) {
     if (moves_nothing(to) || to.raw() == from.raw() || to.bytes() == 0) return;
-    std::memcpy(to.raw(), from.raw(), to.bytes());
+    ops::copy(stream, to, from);
   }
 };
 

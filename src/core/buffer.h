@@ -8,7 +8,7 @@
 
 namespace sffn {
 
-// Owns memory of one device. The CPU's is zero when new.
+// Owns memory of one device, zero when new.
 class Buffer {
  public:
   Buffer() = default;

@@ -17,7 +17,7 @@ class DeviceRuntime {
  public:
   virtual ~DeviceRuntime() = default;
   virtual Device device() const = 0;
-  // At least `bytes` bytes aligned to 64; throws RunError naming the size when there is not enough.
+  // At least `bytes` bytes aligned to 64, zero; throws RunError naming the size when there is not enough.
   virtual void* allocate(size_t bytes) = 0;
   virtual void release(void* data, size_t bytes) = 0;
   virtual std::unique_ptr<NativeStream> make_stream() = 0;

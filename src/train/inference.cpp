@@ -9,11 +9,12 @@
 
 namespace sffn {
 
-InferenceModel::InferenceModel(Communicator& comm, const std::string& path, int64_t batch, int64_t time,
-                               const ReadOptions& read)
+InferenceModel::InferenceModel(Communicator& comm, DeviceRuntime& runtime, const std::string& path, int64_t batch,
+                               int64_t time, const ReadOptions& read)
     : found_(find_checkpoint(comm, path, read)),
+      runtime_(runtime),
       batch_(batch),
-      stream_(cpu_runtime()),
+      stream_(runtime),
       alone_(make_self_communicator()) {
   together(comm, [&] {
     config_ = parse_config(found_.config, found_.folder + "/config.json");
@@ -23,17 +24,16 @@ InferenceModel::InferenceModel(Communicator& comm, const std::string& path, int6
                        cat(time_, " is beyond the ", config_.model.context, " positions of ", found_.folder));
     }
     const PassPlan plan = measure_memory(config_, batch_, time_).evaluate;
-    saved_ = std::make_unique<Arena>(cpu_runtime(), "saved", plan.saved);
-    scratch_ = std::make_unique<Arena>(cpu_runtime(), "scratch", plan.scratch);
+    saved_ = std::make_unique<Arena>(runtime, "saved", plan.saved);
+    scratch_ = std::make_unique<Arena>(runtime, "scratch", plan.scratch);
     model_ = std::make_unique<Transformer>(config_);
-    model_->allocate(cpu_runtime());
+    model_->allocate(runtime);
   });
-  std::vector<std::vector<float>> staging;
-  const std::vector<Piece> pieces = whole_pieces(model_->params(), staging);
+  ModelPieces whole = whole_pieces(stream_, model_->params());
   ReadOptions verified = read;
   verified.verify = false;  // done when it was found
-  read_parameters(comm, found_, pieces, verified);
-  store_values(stream_, model_->params(), staging);
+  read_parameters(comm, found_, whole.pieces, verified);
+  store_values(stream_, model_->params(), whole);
 }
 
 Context InferenceModel::context() {
@@ -51,7 +51,7 @@ std::vector<float> InferenceModel::token_nll(const Batch& batch) {
 }
 
 std::vector<float> InferenceModel::decode(const std::vector<int32_t>& tokens) {
-  if (!cache_) cache_ = std::make_unique<KeyValueCache>(cpu_runtime(), config_, 1, time_);
+  if (!cache_) cache_ = std::make_unique<KeyValueCache>(runtime_, config_, 1, time_);
   decoded_.insert(decoded_.end(), tokens.begin(), tokens.end());
   Context ctx = context();
   if (cache_->length() + std::ssize(tokens) <= time_) return model_->decode(ctx, *cache_, tokens);

@@ -20,7 +20,7 @@ class InferenceModel {
   // `path`: a step folder, or a run folder and then its newest sound step. Batches have at most `batch` rows of `time`
   // tokens; time 0: the context of the model. Collective. Throws DamagedError for a checkpoint that is not sound,
   // UsageError for a time that the model's positions do not cover.
-  InferenceModel(Communicator& comm, const std::string& path, int64_t batch, int64_t time,
+  InferenceModel(Communicator& comm, DeviceRuntime& runtime, const std::string& path, int64_t batch, int64_t time,
                  const ReadOptions& read = {});
 
   const FoundCheckpoint& checkpoint() const { return found_; }
@@ -44,6 +44,7 @@ class InferenceModel {
   Context context();
   FoundCheckpoint found_;
   Config config_;
+  DeviceRuntime& runtime_;
   int64_t batch_, time_;
   bool count_choices_ = false;
   Stream stream_;

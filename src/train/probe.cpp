@@ -90,26 +90,26 @@ void save_weights(Communicator& comm, const Config& config, const std::string& f
 
 }  // namespace
 
-void probe(const Config& config, const std::optional<FoundCheckpoint>& from, const ProbeOptions& options) {
+void probe(const Config& config, const std::optional<FoundCheckpoint>& from, DeviceRuntime& runtime,
+           const ProbeOptions& options) {
   const Batch batch = read_rows(options, config.model);
   const auto alone = make_self_communicator();
   const PassPlan plan = measure_memory(config, batch.batch, batch.time).train;
-  Stream stream(cpu_runtime());
-  Arena saved(cpu_runtime(), "saved", plan.saved), scratch(cpu_runtime(), "scratch", plan.scratch);
+  Stream stream(runtime);
+  Arena saved(runtime, "saved", plan.saved), scratch(runtime, "scratch", plan.scratch);
   Transformer model(config);
-  model.allocate(cpu_runtime());
+  model.allocate(runtime);
   ParamStore& params = model.params();
   if (from) {
-    std::vector<std::vector<float>> staging;
-    const std::vector<Piece> pieces = whole_pieces(params, staging);
-    read_parameters(*alone, *from, pieces);
-    store_values(stream, params, staging);
+    ModelPieces whole = whole_pieces(stream, params);
+    read_parameters(*alone, *from, whole.pieces);
+    store_values(stream, params, whole);
   } else {
     model.initialise(stream, config.train.seed, [&] { return training_token_counts(config); });
   }
 
   const DType accumulate = accumulate_type(params.dtype());
-  const Buffer gradients(cpu_runtime(), {params.flat_size()}, accumulate);
+  const Buffer gradients(runtime, {params.flat_size()}, accumulate);
   params.use_gradients(gradients.tensor({params.flat_size()}, accumulate));
   Context ctx{stream, saved, scratch,         {alone.get(), alone.get(), alone.get()}, config.train.seed,
               1,      0,     options.training};

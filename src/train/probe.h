@@ -22,6 +22,7 @@ struct ProbeOptions {
 // with layers.I.ffn.weights [B·T, b]. The loss is the mean cross-entropy over B·T targets plus the extra losses.
 // Weights come from `from`, or are the initial ones of config.train.seed. Throws UsageError for a file that is no B
 // rows of at most context + 1 ids, DamagedError for an id at or above the vocabulary.
-void probe(const Config& config, const std::optional<FoundCheckpoint>& from, const ProbeOptions& options);
+void probe(const Config& config, const std::optional<FoundCheckpoint>& from, DeviceRuntime& runtime,
+           const ProbeOptions& options);
 
 }  // namespace sffn

@@ -77,8 +77,13 @@ std::string nan_scores(const Json& ffn) {
 
 class Run {
  public:
-  Run(Config config, const TrainOptions& options, Communicator& world, const Beat& beat)
-      : config_(std::move(config)), options_(options), world_(world), alone_(make_self_communicator()), beat_(beat) {}
+  Run(Config config, const TrainOptions& options, Communicator& world, DeviceRuntime& runtime, const Beat& beat)
+      : config_(std::move(config)),
+        options_(options),
+        world_(world),
+        runtime_(runtime),
+        alone_(make_self_communicator()),
+        beat_(beat) {}
 
   RunEnd train();
 
@@ -109,6 +114,7 @@ class Run {
   Config config_;
   const TrainOptions& options_;
   Communicator& world_;
+  DeviceRuntime& runtime_;
   std::unique_ptr<Communicator> alone_;
   const Beat& beat_;
 
@@ -177,7 +183,7 @@ void Run::build() {
   const Parallel parallel{&world_, &world_, alone_.get()};
   together(world_, [&] {
     const Measurement plan = Engine::measure(config_, world_.rank(), world_.size());
-    engine_ = std::make_unique<Engine>(config_, parallel, cpu_runtime(), plan.arenas);
+    engine_ = std::make_unique<Engine>(config_, parallel, runtime_, plan.arenas);
   });
   const FlopCount flops = count_flops(config_.model);
   train_flops_per_token_ = flops.train_per_token;
@@ -193,6 +199,7 @@ void Run::build() {
     read.verify = false;  // done when it was chosen
     read.progress = [this, blocks = int64_t{0}]() mutable { beat_({.phase = "load", .item = ++blocks}); };
     resume_from(world_, *resume_.checkpoint, state.parameters, state.moments, read);
+    state.host.store();
     engine_->publish_values();
   } else {
     together(world_, [&] { engine_->initialise([&] { return training_token_counts(config_); }); });
@@ -288,6 +295,7 @@ void Run::save(bool last) {
   beat_({step_, "save"});
   const FlatRange owned = partition_flat(engine_->model().params(), world_.size())[world_.rank()];
   StatePieces state = state_pieces(*engine_, owned);
+  state.host.fetch();
   CheckpointContents contents;
   contents.parameters = std::move(state.parameters);
   contents.moments = std::move(state.moments);
@@ -351,8 +359,9 @@ RunEnd Run::train() {
 
 }  // namespace
 
-RunEnd train(Config config, const TrainOptions& options, Communicator& world, const Beat& beat) {
-  return Run(std::move(config), options, world, beat).train();
+RunEnd train(Config config, const TrainOptions& options, Communicator& world, DeviceRuntime& runtime,
+             const Beat& beat) {
+  return Run(std::move(config), options, world, runtime, beat).train();
 }
 
 }  // namespace sffn

@@ -2,6 +2,7 @@
 #pragma once
 #include "comm/communicator.h"
 #include "config/config.h"
+#include "core/runtime.h"
 #include "train/hooks.h"
 
 #include <functional>
@@ -27,9 +28,10 @@ struct Position {
 };
 using Beat = std::function<void(const Position&)>;
 
-// Trains `config` to its last step. Collective. Stops early, after a save, when a signal asked for it on any rank.
+// Trains `config` to its last step on the runtime's device. Collective. Stops early, after a save, when a signal asked for it on any rank.
 // Returns how the run ended: "done" or "signal". Errors of the configuration, of data or checkpoints, and losses that
 // are not finite are AgreedErrors: all ranks throw them alike.
-RunEnd train(Config config, const TrainOptions& options, Communicator& world, const Beat& beat);
+RunEnd train(Config config, const TrainOptions& options, Communicator& world, DeviceRuntime& runtime,
+             const Beat& beat);
 
 }  // namespace sffn

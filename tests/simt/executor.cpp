@@ -76,7 +76,10 @@ struct Record {
     FILE* file = std::fopen(path, "a");
     if (file == nullptr) return;
     for (const auto& [address, count] : launches)
-      std::fprintf(file, "%p %lld\n", address, static_cast<long long>(count));
+      {
+      const auto offset = reinterpret_cast<intptr_t>(address) - reinterpret_cast<intptr_t>(&run_grid);
+      std::fprintf(file, "%lld %lld\n", static_cast<long long>(offset), static_cast<long long>(count));
+    }
     std::fclose(file);
   }
 };

@@ -34,7 +34,8 @@ Options& options();
 void run_grid(const dim3& grid, const dim3& block, size_t shared_bytes, const void* address,
               const std::function<void()>& kernel);
 
-// How often each kernel was launched, by address, goes to the file SFFN_SIMT_KERNELS when the process ends.
+// How often each kernel was launched is appended to the file SFFN_SIMT_KERNELS when the process ends: lines of its
+// distance from run_grid and the count (kernels.sh reads them).
 
 // ---- What kernels call through cuda_runtime.h ----
 

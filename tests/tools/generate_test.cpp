@@ -25,7 +25,7 @@ struct Trained {
 // The text of a model that runs the whole window for every token: a full context starts anew with its last half.
 std::string slowly_generated(const std::string& run, const std::string& prompt, int64_t count, uint64_t seed) {
   const auto alone = make_self_communicator();
-  InferenceModel model(*alone, run, 1, 0);
+  InferenceModel model(*alone, cpu_runtime(), run, 1, 0);
   const auto tokenizer = model.tokenizer();
   const PassPlan plan = measure_memory(model.config(), 1, model.time()).evaluate;
   Arena saved(cpu_runtime(), "saved", plan.saved), scratch(cpu_runtime(), "scratch", plan.scratch);

@@ -30,12 +30,12 @@ double median(std::vector<double> values) {
 
 }  // namespace
 
-Json bench_step(Config config, Communicator& ranks, int64_t steps) {
+Json bench_step(Config config, Communicator& ranks, DeviceRuntime& runtime, int64_t steps) {
   constexpr int64_t kWarmUp = 2;
   config.train.tokens_per_step = config.train.micro_batch * config.model.context * ranks.size();
   const auto alone = make_self_communicator();
   const Measurement plan = Engine::measure(config, ranks.rank(), ranks.size());
-  Engine engine(config, {&ranks, &ranks, alone.get()}, cpu_runtime(), plan.arenas);
+  Engine engine(config, {&ranks, &ranks, alone.get()}, runtime, plan.arenas);
   const auto vocabulary = static_cast<size_t>(config.model.vocab_size);
   engine.initialise([&] { return std::vector<double>(vocabulary, 1); });  // as random_batch draws them
 

@@ -1,0 +1,135 @@
+#include "train/compare.h"
+
+#include "comm/communicator.h"
+#include "kernels/ops.h"
+#include "model/memory_plan.h"
+#include "model/transformer.h"
+#include "nn/host_values.h"
+#include "train/optimizer.h"
+
+#include <cmath>
+#include <memory>
+#include <utility>
+
+namespace sffn {
+namespace {
+
+double tolerance_of(const Config& config) { return config.dtype() == DType::kBF16 ? 5e-2 : 1e-4; }
+
+Batch random_batch(const Config& config, int64_t step) {
+  Batch batch = make_batch(config.train.micro_batch, config.model.context);
+  const RandomKey key = random_key(config.train.seed, RandomSite::kRandomTokens, 0, step);
+  const auto vocab = static_cast<uint32_t>(config.model.vocab_size);
+  for (size_t i = 0; i < batch.inputs.size(); ++i) {
+    batch.inputs[i] = static_cast<int32_t>(random_bits(key, 2 * i) % vocab);
+    batch.targets[i] = static_cast<int32_t>(random_bits(key, 2 * i + 1) % vocab);
+  }
+  return batch;
+}
+
+using Named = std::vector<std::pair<std::string, std::vector<double>>>;
+
+// One micro-batch a step on one device.
+class Side {
+ public:
+  Side(const Config& config, DeviceRuntime& runtime)
+      : config_(config),
+        plan_(measure_memory(config, config.train.micro_batch, config.model.context).train),
+        stream_(runtime),
+        model_(config),
+        alone_(make_self_communicator()),
+        saved_(runtime, "saved", plan_.saved),
+        scratch_(runtime, "scratch", plan_.scratch + (size_t{1} << 20)) {  // chunk_square_sums is not in the plan
+    model_.allocate(runtime);
+    ParamStore& params = model_.params();
+    const DType type = accumulate_type(params.dtype());
+    gradients_ = Buffer(runtime, {params.flat_size()}, type);
+    flat_ = gradients_.tensor({params.flat_size()}, type);
+    params.use_gradients(flat_);
+    optimizer_ = std::make_unique<AdamW>(config.optimizer, params, FlatRange{0, params.flat_size()}, runtime);
+    const auto uniform = [&] { return std::vector<double>(static_cast<size_t>(config.model.vocab_size), 1); };
+    model_.initialise(stream_, config.train.seed, uniform);
+    optimizer_->adopt_values(stream_);
+  }
+
+  // Everything a step makes, by name, in order.
+  Named step(int64_t step, const Batch& batch) {
+    ops::fill_zero(stream_, flat_);
+    saved_.reset();
+    Context ctx{stream_, saved_, scratch_, {alone_.get(), alone_.get(), alone_.get()}, config_.train.seed, step, 0, true};
+    Inspection seen;
+    seen.logits = seen.hidden = true;
+    const double scale = 1.0 / static_cast<double>(batch.batch * batch.time);
+    const LossSum loss = model_.forward_backward(ctx, batch, scale, &seen);
+    Named made;
+    for (size_t i = 0; i < seen.hidden_out.size(); ++i) {
+      for (const ChoiceRecord& record : seen.choices) {
+        if (record.layer + 1 != static_cast<int64_t>(i)) continue;
+        made.push_back({cat("layers.", record.layer, ".ffn.blocks"), {record.blocks.begin(), record.blocks.end()}});
+      }
+      made.push_back({cat("hidden.", i), std::move(seen.hidden_out[i])});
+    }
+    made.push_back({"logits", std::move(seen.logits_out)});
+    made.push_back({"loss", {loss.nll * scale + loss.extra_loss}});
+    for (auto param = model_.params().all().rbegin(); param != model_.params().all().rend(); ++param) {
+      made.push_back({"grad." + param->spec.name, read_values(stream_, param->grad)});
+    }
+    optimizer_->update(stream_, flat_, config_.optimizer.lr, 1, step);
+    for (const Param& param : model_.params().all()) {
+      made.push_back({param.spec.name, read_values(stream_, param.value)});
+    }
+    return made;
+  }
+
+  // Weights and moments of `other`, through the host.
+  void take_state(Side& other) {
+    for (size_t i = 0; i < optimizer_->pieces().size(); ++i) {
+      const AdamW::Piece &mine = optimizer_->pieces()[i], &theirs = other.optimizer_->pieces()[i];
+      for (const Tensor AdamW::Piece::*state : {&AdamW::Piece::master, &AdamW::Piece::m, &AdamW::Piece::v}) {
+        write_values(stream_, mine.*state, read_values(other.stream_, theirs.*state));
+      }
+      if (mine.rounded.defined()) ops::copy(stream_, mine.rounded, mine.master);
+    }
+  }
+
+ private:
+  const Config& config_;
+  PassPlan plan_;
+  Stream stream_;
+  Transformer model_;
+  std::unique_ptr<Communicator> alone_;
+  Arena saved_, scratch_;
+  Buffer gradients_;
+  Tensor flat_;
+  std::unique_ptr<AdamW> optimizer_;
+};
+
+double error_between(const std::string& name, const std::vector<double>& a, const std::vector<double>& b) {
+  if (name.ends_with(".ffn.blocks")) return a == b ? 0 : 1;
+  double norm = 0, distance = 0;
+  for (size_t i = 0; i < a.size(); ++i) {
+    norm += a[i] * a[i];
+    distance += (a[i] - b[i]) * (a[i] - b[i]);
+  }
+  return norm > 0 ? std::sqrt(distance / norm) : std::sqrt(distance);
+}
+
+}  // namespace
+
+void compare_devices(const Config& config, DeviceRuntime& first, DeviceRuntime& second, int64_t steps,
+                     const std::function<bool(const ComparedStep&)>& report) {
+  Side a(config, first), b(config, second);
+  for (int64_t step = 1; step <= steps; ++step) {
+    const Batch batch = random_batch(config, step);
+    const Named of_a = a.step(step, batch), of_b = b.step(step, batch);
+    ComparedStep compared{step, {}};
+    for (size_t i = 0; i < of_a.size(); ++i) {
+      const auto& [name, values] = of_a[i];
+      compared.tensors.push_back({name, error_between(name, values, of_b[i].second), tolerance_of(config)});
+    }
+    if (!report(compared)) return;
+    b.take_state(a);
+  }
+}
+
+}  // namespace sffn

@@ -1,0 +1,17 @@
+#!/usr/bin/env bash
+# Every kernel of kernels/cuda, in every type it is compiled for, is run by the tests of the ops.
+#   kernels.sh TEST_OPS      prints the list with launches; fails where one was never launched
+set -euo pipefail
+program=$1
+record=$(mktemp)
+trap 'rm -f "$record" "$record".*' EXIT
+SFFN_SIMT_KERNELS=$record "$program" "~[cpu]" >/dev/null
+# Addresses count from run_grid, wherever the program is loaded.
+nm -C "$program" | grep -E ' [tTwW] ' >"$record.symbols"
+base=$(awk '/ simt::run_grid\(/ { print "0x" $1; exit }' "$record.symbols")
+awk '/_kernel(<|\()/ && !/std::|simt::|launch</' "$record.symbols" | while read -r address _ name; do
+  echo "$((16#$address - base)) $name"
+done | sort -u >"$record.kernels"
+awk 'NR == FNR { launches[$1] += $2; next }
+     { offset = $1; sub(/^[^ ]+ /, ""); printf "%10d  %s\n", launches[offset], $0; never += !(offset in launches); count += 1 }
+     END { printf "%d kernels, %d of them never run\n", count, never; exit never > 0 || count == 0 }' "$record" "$record.kernels"
