@@ -75,8 +75,7 @@ struct Record {
     if (path == nullptr || launches.empty()) return;
     FILE* file = std::fopen(path, "a");
     if (file == nullptr) return;
-    for (const auto& [address, count] : launches)
-      {
+    for (const auto& [address, count] : launches) {
       const auto offset = reinterpret_cast<intptr_t>(address) - reinterpret_cast<intptr_t>(&run_grid);
       std::fprintf(file, "%lld %lld\n", static_cast<long long>(offset), static_cast<long long>(count));
     }

@@ -18,9 +18,9 @@ namespace {
 // Of the operating system's thread that runs fibers.
 thread_local Fiber* running = nullptr;
 thread_local ucontext_t start_context;
-thread_local const void* scheduler_stack = nullptr;
-thread_local size_t scheduler_stack_bytes = 0;
-thread_local void* scheduler_detector = nullptr;
+[[maybe_unused]] thread_local const void* scheduler_stack = nullptr;
+[[maybe_unused]] thread_local size_t scheduler_stack_bytes = 0;
+[[maybe_unused]] thread_local void* scheduler_detector = nullptr;
 
 // Saves this place in `from` and goes on at `to`. Registers are not kept over it, so it stands in no other function.
 __attribute__((noinline)) void jump(void** from, void** to) {

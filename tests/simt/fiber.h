@@ -4,6 +4,9 @@
 
 namespace simt {
 
+void pause_fiber();                // back to resume(); returns when the fiber is resumed
+[[noreturn]] void finish_fiber();  // back to resume() for good
+
 class Fiber {
  public:
   static constexpr size_t kStackBytes = 128 << 10;
@@ -30,9 +33,6 @@ class Fiber {
   void* self_[5] = {};  // __builtin_setjmp
   void* caller_[5] = {};
 };
-
-void pause_fiber();                // back to resume(); returns when the fiber is resumed
-[[noreturn]] void finish_fiber();  // back to resume() for good
 
 // Order for ThreadSanitizer: what happened before release(p) is seen after acquire(p). Nothing elsewhere.
 void release_order(void* point);
