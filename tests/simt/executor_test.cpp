@@ -47,6 +47,7 @@ Outcome run_apart(const Seeded& seeded) {
     const int nowhere = open("/dev/null", O_WRONLY);
     dup2(nowhere, STDERR_FILENO);
     for (const int number : {SIGSEGV, SIGABRT, SIGBUS}) signal(number, SIG_DFL);
+    alarm(20);  // an executor that hangs is one that finds nothing
     std::exit(100 + static_cast<int>(run(seeded)));
   }
   int status = 0;
