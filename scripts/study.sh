@@ -40,7 +40,7 @@ for seed in $seeds; do
     say "$number/$total $name, seed $seed"
     if grep -qs '"end":"done"' "$run/metrics.jsonl"; then continue; fi
     launch 2 "$sffn" train configs/study.json --run "$run" --steps "$steps" --set train.seed="$seed" \
-      --set "name=$name" --set "model.sparse_ffn=${method#*|}" | grep -E "step $steps/|evaluation" || die "$run failed; see $run/log.txt"
+      --set "name=$name" --set "model.sparse_ffn=${method#*|}" | grep -E "^step $steps[ /]" || die "$run failed; see $run/log.txt"
     "$sffn" plan "$run/config.json" --json >"$run/plan.json"
   done
 done
