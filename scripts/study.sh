@@ -2,12 +2,12 @@
 # A first study: methods at equal tokens and seeds, validation perplexity against training FLOPs, on the text of the
 # quickstart (run scripts/quickstart.sh first). Every second layer of 4 is sparse, with 8 times the dense layer's memory
 # and as many active cells as the dense layer has.
-#   scripts/study.sh [--steps N] [--seeds "1 2 3"] [--out DIR]     defaults: 300, "1 2 3", docs/study
+#   scripts/study.sh [--steps N] [--seeds "1 2 3"] [--out DIR]     defaults: 250, "1 2 3", docs/study
 # Finished runs in runs/study are not repeated. Writes OUT/table.md and OUT/perplexity.svg.
 set -euo pipefail
 source "$(dirname "$0")/common.sh"
 
-steps=300 seeds="1 2 3" out=docs/study
+steps=250 seeds="1 2 3" out=docs/study
 while [ $# -gt 0 ]; do
   case $1 in
     --steps) steps=${2:?}; shift 2 ;;
