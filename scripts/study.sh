@@ -2,12 +2,12 @@
 # A first study: methods at equal tokens and seeds, validation perplexity against training FLOPs, on the text of the
 # quickstart (run scripts/quickstart.sh first). Every second layer of 4 is sparse, with 8 times the dense layer's memory
 # and as many active cells as the dense layer has.
-#   scripts/study.sh [--steps N] [--seeds "1 2 3"] [--out DIR]     defaults: 300, "1 2 3", docs/study
+#   scripts/study.sh [--steps N] [--seeds "1 2 3"] [--out DIR]     defaults: 250, "1 2 3", docs/study
 # Finished runs in runs/study are not repeated. Writes OUT/table.md and OUT/perplexity.svg.
 set -euo pipefail
 source "$(dirname "$0")/common.sh"
 
-steps=300 seeds="1 2 3" out=docs/study
+steps=250 seeds="1 2 3" out=docs/study
 while [ $# -gt 0 ]; do
   case $1 in
     --steps) steps=${2:?}; shift 2 ;;
@@ -40,7 +40,7 @@ for seed in $seeds; do
     say "$number/$total $name, seed $seed"
     if grep -qs '"end":"done"' "$run/metrics.jsonl"; then continue; fi
     launch 2 "$sffn" train configs/study.json --run "$run" --steps "$steps" --set train.seed="$seed" \
-      --set "name=$name" --set "model.sparse_ffn=${method#*|}" | grep -E "step $steps/|evaluation" || die "$run failed; see $run/log.txt"
+      --set "name=$name" --set "model.sparse_ffn=${method#*|}" | grep -E "^step $steps[ /]" || die "$run failed; see $run/log.txt"
     "$sffn" plan "$run/config.json" --json >"$run/plan.json"
   done
 done

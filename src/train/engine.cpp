@@ -63,9 +63,9 @@ Engine::Engine(const Config& config, const Parallel& parallel, DeviceRuntime& ru
     ranges_ = partition_flat(params, ranks);
   else
     ranges_.assign(ranks, FlatRange{0, params.flat_size()});
-  for (const FfnLayer* layer : model_.ffn_layers()) {
-    if (layer->needs_whole_step() && config.micro_batches_per_step() > ranks) {
-      throw UsageError("balance.group",
+  for (size_t layer = 0; layer < model_.ffn_layers().size(); ++layer) {
+    if (model_.ffn_layers()[layer]->needs_whole_step() && config.micro_batches_per_step() > ranks) {
+      throw UsageError(cat("model.sparse_ffn: balance.group of layer ", layer),
                        cat("is step, but ", config.micro_batches_per_step(), " micro-batches on ", ranks,
                            " ranks accumulate gradients; raise micro_batch or the ranks, or use group micro_batch"));
     }
