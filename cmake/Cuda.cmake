@@ -27,6 +27,7 @@ if(SFFN_SIMT)
   file(GLOB kernel_files CONFIGURE_DEPENDS kernels/cuda/*.cu)
   set_source_files_properties(${kernel_files} PROPERTIES LANGUAGE CXX)
   add_library(sffn_cuda OBJECT ${cuda_sources})
+  target_compile_options(sffn_cuda PRIVATE -Wno-unknown-pragmas)  # unroll
   target_link_libraries(sffn_cuda PUBLIC sffn_simt)
 else()
   # Debian's CUDA, or NVIDIA's toolkit 12.4 to 13: nvcc, cuBLASLt.

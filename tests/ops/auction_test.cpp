@@ -89,6 +89,18 @@ TEST_CASE("an auction finds the best balanced assignment", "[ops][auction]") {
   }
 }
 
+// Kills: a bid, a price or a place that depends on how many blocks or places there are.
+TEST_CASE("an auction in f32 takes what double takes", "[ops][auction]") {
+  for (auto [tokens, blocks] : {std::array<int64_t, 2>{40, 70}, {100, 33}, {100, 64}, {150, 3}, {64, 8}, {33, 1}}) {
+    for (int limit : {0, 3}) {  // of integers, so that many tie
+      const auto count = static_cast<size_t>(2 * tokens * blocks);
+      auto logits = limit == 0 ? random_values(count, 7) : integer_values(count, 7, limit);
+      for (double& x : logits) x = static_cast<double>(static_cast<float>(x));
+      CHECK(assigned(kF32, 2 * tokens, blocks, logits, 2) == assigned(kF64, 2 * tokens, blocks, logits, 2));
+    }
+  }
+}
+
 // Kills: a tie that goes to the higher block or depends on the heap's layout.
 TEST_CASE("tokens with equal logits fill the blocks in order", "[ops][auction]") {
   for (double value : {0.0, 3.5, -1e4, 1e30}) {

@@ -86,6 +86,24 @@ TEST_CASE("balance losses are what their equations say on small numbers", "[ops]
   }
 }
 
+// Kills: blocks or groups beyond a number of threads left out.
+TEST_CASE("balance losses in f32 are the reference at every size", "[ops][balance]") {
+  for (BalanceLoss kind : kLosses) {
+    for (int64_t groups : {1, 3, 300}) {
+      for (int64_t blocks : {1, 31, 33, 127, 300}) {
+        Problem p(groups, blocks);
+        for (double& x : p.sums) x = static_cast<double>(static_cast<float>(x));
+        const Result fast = run(kF32, p, kind, 2), exact = run(kF64, p, kind, 2);
+        const double loss = exact.loss.values()[0];
+        CHECK(std::abs(fast.loss.values()[0] - loss) <= 4 * 0x1p-24 * (2 + std::abs(loss - 2)));
+        const auto dsums = exact.dsums.values();
+        // a gradient is rounded once; that of cv2 may cancel to 1e-10 of its terms in double
+        check_within(fast.dsums.values(), dsums, [&](size_t i) { return 2 * 0x1p-24 * std::abs(dsums[i]) + 1e-12; });
+      }
+    }
+  }
+}
+
 // Kills: a gradient scaled with the weight of the loss, or a loss scaled with that of the gradient.
 TEST_CASE("the loss has its weight and its gradient another", "[ops][balance]") {
   for (BalanceLoss kind : kLosses) {

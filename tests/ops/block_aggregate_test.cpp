@@ -181,6 +181,46 @@ TEST_CASE("the first principal component is that of an independent decomposition
   }
 }
 
+// Kills: an iteration that is right for small blocks of keys alone; a batch of many that reads the first.
+TEST_CASE("first principal components of wide blocks, and of many, are right", "[ops][aggregate]") {
+  const DType dtype = GENERATE(DType::kF32, DType::kBF16);
+  const int64_t G = 130, D = 132;
+  auto values = random_values(static_cast<size_t>(G * D), 5, 0.1);  // noise around one direction: few restarts
+  for (int64_t e = 0; e < G * D; ++e) values[e] += std::cos(e / D) * std::sin(e % D);
+  const HostTensor keys(dtype, {G, D}, values);
+  HostTensor wide(DType::kF32, {1, D}), exact(DType::kF64, {1, D});
+  Stream stream(cpu_runtime());
+  ops::block_aggregate_forward(stream, wide, keys, Tensor(), BlockAggregate::kFirstPc);
+  ops::block_aggregate_forward(stream, exact, keys.as(DType::kF64), Tensor(), BlockAggregate::kFirstPc);
+  check_close(wide.values(), exact.values(), 1e-6);
+
+  const int64_t B = 7500;
+  const HostTensor single(dtype, {B, 2}, random_values(2 * B, 6));  // a block of one key is that key
+  HostTensor out(DType::kF32, {B, 2});
+  ops::block_aggregate_forward(stream, out, single, Tensor(), BlockAggregate::kFirstPc);
+  check_close(out.values(), single.values(), 1e-6);
+}
+
+// Kills: a part of a long row left out of its norm or gradient.
+TEST_CASE("aggregates of wide keys are those of double", "[ops][aggregate]") {
+  const DType dtype = GENERATE(DType::kF32, DType::kBF16);
+  for (const BlockAggregate aggregate :
+       {BlockAggregate::kMean, BlockAggregate::kL2Mean, BlockAggregate::kValueWeighted}) {
+    for (int64_t D : {2048, 2052, 2501}) {
+      AggregateCase low(dtype, aggregate, 2, 3, D), ref = low.as(DType::kF64);
+      low.run();
+      ref.run();
+      INFO("aggregate " << static_cast<int>(aggregate) << ", D = " << D);
+      const auto out = ref.out.values(), dkeys = ref.dkeys.values();
+      check_within(low.out.values(), out,
+                   [&](size_t i) { return tolerances::sum_of_products(3, 2, out[i], DType::kF32); });
+      check_within(low.dkeys.values(), dkeys, [&](size_t i) {
+        return tolerances::elementwise(16, 8 + std::abs(dkeys[i]), dkeys[i], DType::kF32);
+      });
+    }
+  }
+}
+
 // Kills: a start vector that the answer is orthogonal to, a relative test that divides by zero, scales out of range.
 TEST_CASE("the first principal component of special blocks is known", "[ops][aggregate]") {
   const auto pc = [](int64_t G, const std::vector<double>& keys) {

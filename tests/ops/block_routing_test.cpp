@@ -147,6 +147,34 @@ TEST_CASE("counts of all groups are added to the totals in double", "[ops][routi
   CHECK(sums[1] == 14);
 }
 
+// Kills: a column or a group left out where there are many.
+TEST_CASE("counts of many groups and blocks are all added to the totals", "[ops][routing]") {
+  for (const auto& [S, B] : std::vector<std::pair<int64_t, int64_t>>{{1, 1}, {31, 33}, {33, 31}, {127, 100}}) {
+    std::vector<int32_t> counts(static_cast<size_t>(S * B));
+    std::vector<double> expected(static_cast<size_t>(B), 3);
+    for (size_t c = 0; c < counts.size(); ++c) {
+      counts[c] = static_cast<int32_t>(random_bits({1, 4}, c) % 1000);
+      expected[c % expected.size()] += counts[c];
+    }
+    HostTensor total(DType::kF64, {B}, std::vector<double>(static_cast<size_t>(B), 3));
+    Stream stream(cpu_runtime());
+    ops::accumulate_counts(stream, total, ints(counts, {S, B}));
+    CHECK(total.values() == expected);
+  }
+}
+
+// Kills: the sum before a piece of the counts lost, or an offset at the border of two.
+TEST_CASE("offsets are sums of all counts before them, for any number of counts", "[ops][routing]") {
+  for (const int64_t n : {1, 31, 33, 4095, 4096, 4097, 16'383, 16'384, 16'385, 70'000}) {
+    std::vector<int32_t> counts(static_cast<size_t>(n)), offsets(static_cast<size_t>(n + 1), 7), expected(offsets);
+    for (size_t i = 0; i < counts.size(); ++i) counts[i] = static_cast<int32_t>(random_bits({1, 5}, i) % 100);
+    ref::exclusive_scan(expected.data(), counts.data(), n);
+    Stream stream(cpu_runtime());
+    ops::exclusive_scan(stream, ints(offsets, {n + 1}), ints(counts, {n}));
+    CHECK(offsets == expected);
+  }
+}
+
 // Kills: later choices kept and earlier ones dropped, a capacity of all groups together, a dropped choice that takes a
 // place, a count that overwrites.
 TEST_CASE("a block keeps the first choices of each group up to its capacity", "[ops][routing]") {
@@ -166,8 +194,12 @@ TEST_CASE("a block keeps the first choices of each group up to its capacity", "[
 
 // Kills: places of a tile that are counted from 0, groups that share their places.
 TEST_CASE("a capacity drops what the plain loop drops, on any number of threads", "[ops][routing]") {
-  for (const auto& [N, b, B, groups, capacity] : std::vector<std::array<int64_t, 5>>{
-           {1, 1, 1, 1, 0}, {31, 1, 33, 1, 1}, {33, 3, 31, 3, 2}, {127, 2, 7, 1, 20}, {60'000, 3, 16, 2, 4000}}) {
+  for (const auto& [N, b, B, groups, capacity] : std::vector<std::array<int64_t, 5>>{{1, 1, 1, 1, 0},
+                                                                                     {31, 1, 33, 1, 1},
+                                                                                     {33, 3, 31, 3, 2},
+                                                                                     {127, 2, 7, 1, 20},
+                                                                                     {60'000, 3, 16, 2, 4000},
+                                                                                     {20'000, 2, 2000, 2, 7}}) {
     const auto choices = drawn_choices(N, b, B, true);
     auto taken = drawn_choices(groups, B, 3, false), plain = choices;
     const int64_t late = ref::limit_capacity(plain.data(), taken.data(), groups, B, N, b, capacity);
@@ -184,7 +216,7 @@ TEST_CASE("a capacity drops what the plain loop drops, on any number of threads"
 }
 
 // Kills: an id that writes outside, an error without its place.
-TEST_CASE("an id that is no block is an error that names the choice", "[ops][routing]") {
+TEST_CASE("an id that is no block is an error that names the choice", "[ops][routing][cpu]") {
   for (const int32_t bad : {3, -2}) {
     Routed r({2, 0, 2, 1, 0, bad, -1, 5}, 4, 2, 3, 1);
     CHECK(error_of([&] {
@@ -200,7 +232,7 @@ TEST_CASE("an id that is no block is an error that names the choice", "[ops][rou
 }
 
 // Kills: writing rows where the offsets of other choices say.
-TEST_CASE("offsets of other choices are an error, not a wild write", "[ops][routing]") {
+TEST_CASE("offsets of other choices are an error, not a wild write", "[ops][routing][cpu]") {
   Routed r({2, 0, 2, 1, 0, 1, -1, 2}, 4, 2, 3, 1);
   r.run();
   for (size_t i = 0; i < r.offsets.size(); ++i) {
@@ -211,7 +243,7 @@ TEST_CASE("offsets of other choices are an error, not a wild write", "[ops][rout
 }
 
 // Kills: offsets that wrap around.
-TEST_CASE("counts that add up beyond i32 are an error", "[ops][routing]") {
+TEST_CASE("counts that add up beyond i32 are an error", "[ops][routing][cpu]") {
   std::vector<int32_t> counts = {2'000'000'000, 2'000'000'000}, offsets(3);
   Stream stream(cpu_runtime());
   CHECK(error_of([&] { ops::exclusive_scan(stream, ints(offsets, {3}), ints(counts, {2})); }).says("2^31"));

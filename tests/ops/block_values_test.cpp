@@ -68,6 +68,22 @@ TEST_CASE("block weight sums and block values in f32 are the reference at every 
   }
 }
 
+// Kills: a tile of choices, or one of many blocks, left out.
+TEST_CASE("block weight sums over many blocks and choices are exact on integers", "[ops][block_values]") {
+  for (auto [tokens, blocks] : {std::pair<int64_t, int64_t>{2000, 1408}, {2000, 1409}, {6000, 2000}, {6000, 31}}) {
+    const HostTensor weights(kF32, {tokens, 3}, integer_values(static_cast<size_t>(tokens * 3), 1, 50));
+    HostTensor ids(DType::kI32, {tokens, 3});
+    for (int64_t c = 0; c < tokens * 3; ++c) {
+      ids.tensor().data<int32_t>()[c] = c % 6 == 5 ? -1 : static_cast<int32_t>(c * c % 7919 % blocks);
+    }
+    HostTensor sums(kF32, {2, blocks}), exact(kF64, {2, blocks});
+    Stream stream(cpu_runtime());
+    ops::block_weight_sums(stream, sums, weights, ids);
+    ops::block_weight_sums(stream, exact, weights.as(kF64), ids);
+    CHECK(sums.values() == exact.values());
+  }
+}
+
 // Kills: a gradient of another group or block, or for a dropped choice.
 TEST_CASE("add_block_values is the gradient of block_weight_sums", "[ops][block_values]") {
   for (auto [groups, rows, blocks] : {std::array<int64_t, 3>{3, 4, 5}, {1, 7, 3}, {2, 1, 1}}) {
@@ -104,7 +120,7 @@ TEST_CASE("block weight sums of many tokens keep f32 accuracy", "[ops][block_val
 }
 
 // Kills: an id read or written outside the table.
-TEST_CASE("sums and values of a block out of range are errors that name its place", "[ops][block_values]") {
+TEST_CASE("sums and values of a block out of range are errors that name its place", "[ops][block_values][cpu]") {
   const HostTensor bad(DType::kI32, {3, 2}, {0, 1, 2, -1, 0, 3}), values(kF32, {3, 2}), table(kF32, {1, 3});
   Stream s(cpu_runtime());
   const char* what = "blocks[2, 1] is 3; expected -1 to 2";
@@ -155,7 +171,7 @@ TEST_CASE("the balance bias moves by the rate towards the mean load, and not at 
     ops::update_balance_bias(stream, bias, HostTensor(kF64, {4}, {0, 10, 5, 5}), 0.25);
     CHECK(bias.values() == std::vector<double>{1.25, 0.75, 1, 1});
   }
-  for (int64_t blocks : {1, 3, 7, 49, 127}) {
+  for (int64_t blocks : {1, 3, 7, 49, 127, 1000}) {
     HostTensor bias(kF32, {blocks}, std::vector<double>(static_cast<size_t>(blocks), 0.5));
     const HostTensor before = bias;
     Stream stream(cpu_runtime());

@@ -1,3 +1,5 @@
+#include "kernels/ref/hash_blocks.h"
+
 #include "core/stream.h"
 #include "kernels/ops.h"
 #include "support/any_threads.h"
@@ -44,6 +46,22 @@ TEST_CASE("hashed blocks are distinct, ascending and a function of the id", "[op
     }
   }
   CHECK(hashed({}, 2, 8).empty());
+}
+
+// Kills: other draws than those of the permutation, a part of many blocks that is left out or taken twice.
+TEST_CASE("hashed blocks are the first places of the permutation of their id", "[ops][hash_blocks]") {
+  for (const int64_t B : {1, 31, 33, 1000, 65'536, 65'537, 200'000}) {
+    for (const int64_t b : {int64_t{1}, std::min<int64_t>(B, 300)}) {
+      const std::vector<int32_t> ids = {7, 0, -3, 50'256, 1};
+      std::vector<double> expected;
+      std::vector<int32_t> row(static_cast<size_t>(b));
+      for (int32_t id : ids) {
+        ref::hash_blocks_row(row.data(), id, 3, 5, B, b);
+        expected.insert(expected.end(), row.begin(), row.end());
+      }
+      CHECK(hashed(ids, b, B) == expected);
+    }
+  }
 }
 
 // Kills: one permutation for all ids, layers or seeds; ids in neighbouring blocks.

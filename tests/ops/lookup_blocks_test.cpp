@@ -4,6 +4,8 @@
 #include "support/error_of.h"
 #include "support/host_tensor.h"
 
+#include <string>
+
 using namespace sffn;
 using namespace sffn::test;
 
@@ -22,15 +24,25 @@ TEST_CASE("a looked-up block is the entry of the token's id", "[ops][lookup_bloc
   CHECK(wrong == 0);
 }
 
-// Kills: an id read outside the table; tensors that fit nothing let through.
-TEST_CASE("lookup_blocks refuses ids and tensors that do not fit", "[ops][lookup_blocks][contract]") {
+namespace {
+
+std::string message(const Tensor& out, const std::vector<int32_t>& ids, const Tensor& from) {
   Stream s(cpu_runtime());
+  return error_of([&] { ops::lookup_blocks(s, out, HostTensor::indices(ids), from); }).what;
+}
+
+}  // namespace
+
+// Kills: an id read outside the table.
+TEST_CASE("lookup_blocks refuses ids outside the table", "[ops][lookup_blocks][cpu]") {
   const HostTensor blocks(DType::kI32, {3}), table = HostTensor::indices({0, 1, 0, 1});
-  const auto message = [&](const Tensor& out, const std::vector<int32_t>& ids, const Tensor& from) {
-    return error_of([&] { ops::lookup_blocks(s, out, HostTensor::indices(ids), from); }).what;
-  };
   CHECK(message(blocks, {0, 4, 1}, table) == "lookup_blocks: ids[1] is 4; expected 0 to 3");
   CHECK(message(blocks, {0, 1, -1}, table) == "lookup_blocks: ids[2] is -1; expected 0 to 3");
+}
+
+// Kills: tensors that fit nothing let through.
+TEST_CASE("lookup_blocks refuses tensors that do not fit", "[ops][lookup_blocks][contract]") {
+  const HostTensor blocks(DType::kI32, {3}), table = HostTensor::indices({0, 1, 0, 1});
   CHECK(message(blocks, {0, 1}, table) == "lookup_blocks: ids is i32 [2] on cpu; expected i32 [3] on cpu");
   CHECK(message(HostTensor(DType::kI32, {3, 1}), {0, 1, 2}, table) ==
         "lookup_blocks: blocks is i32 [3, 1] on cpu; expected i32 [N]");

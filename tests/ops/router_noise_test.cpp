@@ -7,6 +7,7 @@
 #include "support/host_tensor.h"
 #include "support/tolerances.h"
 
+#include <algorithm>
 #include <cmath>
 #include <limits>
 #include <utility>
@@ -235,6 +236,37 @@ TEST_CASE("the sigmoid is accurate to a few ulp on both sides", "[ops][router_no
   Stream stream(cpu_runtime());
   ops::sigmoid_forward(stream, nan, nan);
   CHECK(std::isnan(nan.values()[0]));
+}
+
+// Kills: σ for its derivative, 1 - σ where σ has rounded to 1, a tail left out, "+=" for "=".
+TEST_CASE("the gradient of the sigmoid is the reference at every size, in place too", "[ops][router_noise]") {
+  for (size_t n : {0u, 1u, 31u, 33u, 127u, 20'001u}) {
+    auto x = rounded(random_values(n, 1, 20));
+    if (n > 30) x[0] = 1e4, x[1] = -1e4, x[2] = 0, x[30] = 30;
+    const auto dy = rounded(random_values(n, 2));
+    HostTensor exact(kF64, row_of(x)), apart(kF32, row_of(x)), in_place(kF32, row_of(x), dy);
+    Stream stream(cpu_runtime());
+    ops::sigmoid_backward(stream, exact, HostTensor(kF64, row_of(x), dy), HostTensor(kF64, row_of(x), x));
+    ops::sigmoid_backward(stream, apart, in_place, HostTensor(kF32, row_of(x), x));
+    ops::sigmoid_backward(stream, in_place, in_place, HostTensor(kF32, row_of(x), x));
+    CHECK(in_place.bytes() == apart.bytes());
+    const auto expected = exact.values();
+    check_within(apart.values(), expected, [&](size_t i) { return 12 * 0x1p-24 * std::abs(expected[i]) + 0x1p-125; });
+  }
+}
+
+// Kills: packs read where the tensor does not begin with one.
+TEST_CASE("the sigmoid and its gradient of a slice are those of the whole", "[ops][router_noise]") {
+  const HostTensor x(kF32, {40, 3}, random_values(120, 1)), dy(kF32, {40, 3}, random_values(120, 2));
+  const HostTensor y(kF32, {40, 3}), dx(kF32, {40, 3}), part(kF32, {39, 3}), dpart(kF32, {39, 3});
+  Stream stream(cpu_runtime());
+  ops::sigmoid_forward(stream, y, x);
+  ops::sigmoid_backward(stream, dx, dy, x);
+  ops::sigmoid_forward(stream, part, x.tensor().slice(1, 39));
+  ops::sigmoid_backward(stream, dpart, dy.tensor().slice(1, 39), x.tensor().slice(1, 39));
+  const auto whole = y.values(), dwhole = dx.values(), found = part.values(), dfound = dpart.values();
+  CHECK(std::equal(whole.begin() + 3, whole.end(), found.begin()));
+  CHECK(std::equal(dwhole.begin() + 3, dwhole.end(), dfound.begin()));
 }
 
 // Kills: an option out of range let through.

@@ -99,6 +99,25 @@ TEST_CASE("softmax rows in f32 are the reference at every size", "[ops][softmax]
   }
 }
 
+// Kills: a part of a long row left out, a row in packs that reads its neighbour.
+TEST_CASE("softmax rows in f32 are the reference for long rows and in packs", "[ops][softmax]") {
+  const int64_t rows = 6;
+  for (int64_t columns : {4, 64, 2048, 2052, 3001}) {
+    auto scores = random_values(static_cast<size_t>(rows * columns), 1, 2);
+    for (double& x : scores) x = static_cast<double>(static_cast<float>(x));
+    const Rows fast = forward(kF32, rows, columns, scores), exact = forward(kF64, rows, columns, scores);
+    const auto p = exact.p.values(), lse = exact.lse.values();
+    check_within(fast.p.values(), p, [&](size_t i) { return (40 + std::sqrt(columns)) * kEps * p[i] + 0x1p-126; });
+    check_within(fast.lse.values(), lse, [&](size_t n) { return 16 * kEps * (1 + std::abs(lse[n])); });
+    const Gradient g{random_values(scores.size(), 2), random_values(static_cast<size_t>(2 * columns), 3), 2, 0.7};
+    const auto gradient = backward(kF64, rows, columns, scores, g).values();
+    check_within(backward(kF32, rows, columns, scores, g).values(), gradient, [&](size_t i) {
+      // |dp| below 5 and lse_scale·|lse| below 8
+      return (60 + std::sqrt(columns)) * kEps * 14 * p[i] + 4 * kEps * (std::abs(gradient[i]) + std::abs(g.before[i]));
+    });
+  }
+}
+
 // Kills: exp of a positive number, a logarithm of zero.
 TEST_CASE("scores of ten thousand give finite probabilities that add up to one", "[ops][softmax]") {
   for (DType dtype : {kF32, kF64}) {
