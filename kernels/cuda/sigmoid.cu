@@ -1,5 +1,5 @@
 // y = σ(x);  dx = dy·σ(x)·σ(-x)                                                     all [N,B] f32; in place if wanted
-// A thread has a pack of four floats where the tensors begin at 16 bytes, and one of the last few.
+// A thread has four neighbours, read and written at once where the tensors begin at 16 bytes.
 #include "kernels/cuda/rows.cuh"
 #include "kernels/cuda/sigmoid.cuh"
 #include "kernels/ops.h"
@@ -7,16 +7,16 @@
 namespace sffn::cuda {
 namespace {
 
-constexpr int kThreads = 256;
+constexpr int kThreads = 256, kPack = 4;
 
 struct Forward {
   float* y;
   const float* x;
-  template <int kPack>
+  template <int kCount>
   __device__ void run(int64_t i) const {
-    Pack<float, kPack> pack = load_pack<kPack>(x + i);
+    Pack<float, kCount> pack = load_pack<kCount>(x + i);
 #pragma unroll
-    for (int k = 0; k < kPack; ++k) pack.at[k] = sigmoid(pack.at[k]);
+    for (int k = 0; k < kCount; ++k) pack.at[k] = sigmoid(pack.at[k]);
     store_pack(y + i, pack);
   }
 };
@@ -24,28 +24,26 @@ struct Forward {
 struct Backward {
   float* dx;
   const float *dy, *x;
-  template <int kPack>
+  template <int kCount>
   __device__ void run(int64_t i) const {
-    const Pack<float, kPack> at = load_pack<kPack>(x + i);
-    Pack<float, kPack> pack = load_pack<kPack>(dy + i);
+    const Pack<float, kCount> at = load_pack<kCount>(x + i);
+    Pack<float, kCount> pack = load_pack<kCount>(dy + i);
 #pragma unroll
-    for (int k = 0; k < kPack; ++k) pack.at[k] *= sigmoid(at.at[k]) * sigmoid(-at.at[k]);
+    for (int k = 0; k < kCount; ++k) pack.at[k] *= sigmoid(at.at[k]) * sigmoid(-at.at[k]);
     store_pack(dx + i, pack);
   }
 };
 
-template <class Body, int kPack>
-__global__ void sigmoid_kernel(Body body, int64_t n) {
-  const int64_t i = (int64_t{blockIdx.x} * kThreads + threadIdx.x) * kPack;
-  if (i + kPack <= n) return body.template run<kPack>(i);
-  for (int64_t last = i; last < n; ++last) body.template run<1>(last);
+template <class Body>
+__global__ void sigmoid_kernel(Body body, int64_t n, bool packed) {
+  const int64_t first = (int64_t{blockIdx.x} * kThreads + threadIdx.x) * kPack;
+  if (packed && first + kPack <= n) return body.template run<kPack>(first);
+  for (int64_t i = first; i < n && i < first + kPack; ++i) body.template run<1>(i);
 }
 
 template <class Body>
-void run(Stream& stream, const Body& body, int64_t n, bool aligned) {
-  const int pack = aligned ? 4 : 1;
-  launch(stream, aligned ? sigmoid_kernel<Body, 4> : sigmoid_kernel<Body, 1>,
-         {blocks_for(n, int64_t{kThreads} * pack), kThreads}, body, n);
+void run(Stream& stream, const Body& body, int64_t n, bool packed) {
+  launch(stream, sigmoid_kernel<Body>, {blocks_for(n, int64_t{kThreads} * kPack), kThreads}, body, n, packed);
 }
 
 }  // namespace

@@ -7,7 +7,6 @@
 #include "support/host_tensor.h"
 #include "support/tolerances.h"
 
-#include <algorithm>
 #include <cmath>
 #include <limits>
 #include <utility>
@@ -253,20 +252,6 @@ TEST_CASE("the gradient of the sigmoid is the reference at every size, in place 
     const auto expected = exact.values();
     check_within(apart.values(), expected, [&](size_t i) { return 12 * 0x1p-24 * std::abs(expected[i]) + 0x1p-125; });
   }
-}
-
-// Kills: packs read where the tensor does not begin with one.
-TEST_CASE("the sigmoid and its gradient of a slice are those of the whole", "[ops][router_noise]") {
-  const HostTensor x(kF32, {40, 3}, random_values(120, 1)), dy(kF32, {40, 3}, random_values(120, 2));
-  const HostTensor y(kF32, {40, 3}), dx(kF32, {40, 3}), part(kF32, {39, 3}), dpart(kF32, {39, 3});
-  Stream stream(cpu_runtime());
-  ops::sigmoid_forward(stream, y, x);
-  ops::sigmoid_backward(stream, dx, dy, x);
-  ops::sigmoid_forward(stream, part, x.tensor().slice(1, 39));
-  ops::sigmoid_backward(stream, dpart, dy.tensor().slice(1, 39), x.tensor().slice(1, 39));
-  const auto whole = y.values(), dwhole = dx.values(), found = part.values(), dfound = dpart.values();
-  CHECK(std::equal(whole.begin() + 3, whole.end(), found.begin()));
-  CHECK(std::equal(dwhole.begin() + 3, dwhole.end(), dfound.begin()));
 }
 
 // Kills: an option out of range let through.
