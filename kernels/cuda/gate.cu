@@ -95,9 +95,9 @@ __global__ void softmax_gate_backward_kernel(float* dlogits, const float* dweigh
     add_in_order(out, ids, s, [&](int64_t i, int32_t) { return w[i] * (dw[i] - of_chosen); });
   }
   if (among_chosen) return;
+  // Its barriers, or that of add_in_order where a warp is the team, come before any reads the chosen's gradients.
   const SoftmaxPart row = row_softmax<Team, kPack>(in, s.blocks);
   const float factor = dot / row.sum;
-  Team::sync();  // the gradients of the chosen are there
   for_packs<Team, kPack>(s.blocks, [&](int64_t j) {
     const Pack<float, kPack> logit = load_pack<kPack>(in + j);
     Pack<float, kPack> to = load_pack<kPack>(out + j);

@@ -46,7 +46,7 @@ __global__ void hash_blocks_kernel(int32_t* blocks, const int32_t* ids, int64_t 
                                 static_cast<uint64_t>(hash.block_count));
   int32_t* out = blocks + n * per_token;
   for (int64_t first = 0; first < hash.block_count; first += int64_t{word_count} * 32) {
-    for (int w = lane; w < word_count; w += 32) words[w] = 0;
+    for (int w = lane; w < word_count; w += 32) words[w] = 0;  // the words that this lane reads
     __syncwarp();
     for (int64_t i = lane; i < per_token; i += 32) {
       const int64_t bit = static_cast<int64_t>(permutation(static_cast<uint64_t>(i))) - first;
@@ -54,7 +54,6 @@ __global__ void hash_blocks_kernel(int32_t* blocks, const int32_t* ids, int64_t 
     }
     __syncwarp();
     out += write_set(out, words, word_count, first);
-    __syncwarp();  // the next part clears the words
   }
 }
 
