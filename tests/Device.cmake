@@ -3,9 +3,9 @@
 
 # Ops that have no kernel yet, by their test files.
 set(ops_without_kernels
-  activation adamw add_norm attention attention_cached auction balance_loss block_aggregate block_routing block_scores
-  block_values blocks cells cross_entropy dropout embedding gate hash_blocks hidden_gate lookup_blocks product_keys
-  random_normal rope router_noise sinkhorn softmax_rows top_b weigh_backward)
+  auction balance_loss block_aggregate block_routing block_scores
+  block_values blocks cells gate hash_blocks hidden_gate lookup_blocks product_keys
+  router_noise sinkhorn softmax_rows top_b weigh_backward)
 
 file(GLOB op_tests CONFIGURE_DEPENDS ops/*_test.cpp)
 foreach(op ${ops_without_kernels})
