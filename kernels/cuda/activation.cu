@@ -2,7 +2,6 @@
 // dz = dh ⊙ f'(z), or dz = dh ⊙ f(gate), dgate = dh ⊙ z ⊙ f'(gate)                              dz may be dh's memory
 // A thread takes 16 bytes of each tensor: bound by memory.
 #include "kernels/cuda/activation.cuh"
-
 #include "kernels/cuda/launch.cuh"
 #include "kernels/cuda/pack.cuh"
 #include "kernels/ops.h"
@@ -73,8 +72,8 @@ void activation_forward(Stream& stream, Tensor h, const Tensor& z, const Tensor&
 
 void activation_backward(Stream& stream, Tensor dz, Tensor dgate, const Tensor& dh, const Tensor& z, const Tensor& gate,
                          Activation f) {
-  const bool aligned = is_aligned(dz.raw()) && is_aligned(dgate.raw()) && is_aligned(dh.raw()) &&
-                       is_aligned(z.raw()) && is_aligned(gate.raw());
+  const bool aligned = is_aligned(dz.raw()) && is_aligned(dgate.raw()) && is_aligned(dh.raw()) && is_aligned(z.raw()) &&
+                       is_aligned(gate.raw());
   with_activation_type("activation_backward", z, [&]<class T>(T) {
     with_activation(f, [&]<class F>(F) {
       with_constant(aligned, [&]<bool kAligned>(std::bool_constant<kAligned>) {

@@ -3,11 +3,11 @@
 // dw += Σ_n dy·x̂;  db += Σ_n dy
 //
 // Rows of up to 1024 columns take a warp each, longer ones a block of 256 threads; a thread keeps 32 elements of the
-// row in registers and reads what is beyond (rows of more than 8192) again. So memory is passed once: 8 bytes an element
-// of bf16 forward, 8 backward.
+// row in registers and reads what is beyond (rows of more than 8192) again. So memory is passed once: 8 bytes an
+// element of bf16 forward, 8 backward.
 //
-// Backward, a block takes a range of rows whose length depends on N alone, sums their dw and db, and another kernel adds
-// the blocks in order.
+// Backward, a block takes a range of rows whose length depends on N alone, sums their dw and db, and another kernel
+// adds the blocks in order.
 #include "kernels/cuda/launch.cuh"
 #include "kernels/cuda/pack.cuh"
 #include "kernels/cuda/reduce.cuh"
@@ -19,7 +19,7 @@ namespace sffn::cuda {
 namespace {
 
 constexpr int kThreads = 256;
-constexpr int kKept = 32;             // elements of a row that a thread keeps
+constexpr int kKept = 32;  // elements of a row that a thread keeps
 constexpr int64_t kShortRow = 32 * kKept;
 constexpr int64_t kMostRanges = 512;  // of rows, in the backward pass
 
@@ -27,7 +27,6 @@ constexpr int64_t kMostRanges = 512;  // of rows, in the backward pass
 template <class T, int kRowThreads>
 struct Columns {
   static constexpr int kCount = kPackCount<T>, kPacks = kKept / kCount;
-  static constexpr int kLimit = kKept * kRowThreads;  // columns in registers
   static constexpr int kRows = kThreads / kRowThreads;
   static __device__ int column(int pack) {
     return (pack * kRowThreads + static_cast<int>(threadIdx.x % kRowThreads)) * kCount;
@@ -54,7 +53,7 @@ __global__ void add_norm_forward_kernel(T* sum_out, T* y, float* mean, float* rs
     if (pending != nullptr) {
       float more[kCount];
       load_floats<kAligned>(more, pending + n * D + c, D - c);
-      for (int i = 0; i < kCount; ++i) {
+      SFFN_UNROLL for (int i = 0; i < kCount; ++i) {
         T rounded;
         store(rounded, x[i] + more[i]);
         x[i] = to_float(rounded);
@@ -64,7 +63,7 @@ __global__ void add_norm_forward_kernel(T* sum_out, T* y, float* mean, float* rs
   };
   const T* stored = pending != nullptr ? sum_out + n * D : sum + n * D;
   const auto each = [&](auto&& f) {
-    for (int p = 0; p < C::kPacks; ++p) {
+    SFFN_UNROLL for (int p = 0; p < C::kPacks; ++p) {
       if (C::column(p) < D) f(kept[p], C::column(p));
     }
     for (int p = C::kPacks; C::column(p) < D; ++p) {
@@ -73,7 +72,7 @@ __global__ void add_norm_forward_kernel(T* sum_out, T* y, float* mean, float* rs
       f(x, C::column(p));
     }
   };
-  for (int p = 0; p < C::kPacks; ++p) {
+  SFFN_UNROLL for (int p = 0; p < C::kPacks; ++p) {
     if (C::column(p) < D) read(kept[p], C::column(p));
   }
   for (int p = C::kPacks; C::column(p) < D; ++p) {
@@ -83,13 +82,13 @@ __global__ void add_norm_forward_kernel(T* sum_out, T* y, float* mean, float* rs
   float mu = 0;
   if (mean != nullptr) {
     each([&](const float(&x)[kCount], int) {  // zeros beyond D
-      for (int i = 0; i < kCount; ++i) mu += x[i];
+      SFFN_UNROLL for (int i = 0; i < kCount; ++i) mu += x[i];
     });
     mu = C::sum(mu) / static_cast<float>(D);
   }
   float square = 0;
   each([&](const float(&x)[kCount], int c) {
-    for (int i = 0; i < kCount; ++i) square += c + i < D ? (x[i] - mu) * (x[i] - mu) : 0.0f;
+    SFFN_UNROLL for (int i = 0; i < kCount; ++i) square += c + i < D ? (x[i] - mu) * (x[i] - mu) : 0.0f;
   });
   const float variance = C::sum(square) / static_cast<float>(D);
   const auto r = static_cast<float>(1 / sqrt(static_cast<double>(variance) + eps));
@@ -97,7 +96,7 @@ __global__ void add_norm_forward_kernel(T* sum_out, T* y, float* mean, float* rs
     float w[kCount], b[kCount] = {}, out[kCount];
     load_floats<kAligned>(w, weight + c, D - c);
     if (bias != nullptr) load_floats<kAligned>(b, bias + c, D - c);
-    for (int i = 0; i < kCount; ++i) out[i] = (x[i] - mu) * r * w[i] + b[i];
+    SFFN_UNROLL for (int i = 0; i < kCount; ++i) out[i] = (x[i] - mu) * r * w[i] + b[i];
     store_floats<kAligned>(y + n * D + c, out, D - c);
   });
   if (threadIdx.x % kRowThreads != 0) return;
@@ -117,7 +116,7 @@ __device__ __forceinline__ void load_gradient(float (&dy)[kCount], float (&g)[kC
   load_floats<kAligned>(dy, dy_row + c, D - c);
   load_floats<kAligned>(xhat, sum_row + c, D - c);
   load_floats<kAligned>(g, weight + c, D - c);
-  for (int i = 0; i < kCount; ++i) {
+  SFFN_UNROLL for (int i = 0; i < kCount; ++i) {
     g[i] *= dy[i];
     xhat[i] = (xhat[i] - at.mu) * at.r;
   }
@@ -128,18 +127,19 @@ template <class C>
 __device__ __forceinline__ void store_totals(float* total_w, float* total_b, const float (&dw)[C::kPacks][C::kCount],
                                              const float (&db)[C::kPacks][C::kCount], int D) {
   if constexpr (C::kRows == 1) {
-    for (int p = 0; p < C::kPacks; ++p) {
+    SFFN_UNROLL for (int p = 0; p < C::kPacks; ++p) {
       store_floats<false>(total_w + C::column(p), dw[p], D - C::column(p));
       store_floats<false>(total_b + C::column(p), db[p], D - C::column(p));
     }
   } else {
-    alignas(16) __shared__ float totals[2][C::kLimit];
+    alignas(16) __shared__ float totals[2][kShortRow];
     for (int row = 0; row < C::kRows; ++row) {
-      for (int p = 0; p < C::kPacks && static_cast<int>(threadIdx.x) / 32 == row; ++p) {
+      SFFN_UNROLL for (int p = 0; p < C::kPacks; ++p) {
+        if (static_cast<int>(threadIdx.x) / 32 != row) continue;
         float w[C::kCount] = {}, b[C::kCount] = {};
         if (row > 0) load_floats<true>(w, totals[0] + C::column(p), C::kCount);
         if (row > 0) load_floats<true>(b, totals[1] + C::column(p), C::kCount);
-        for (int i = 0; i < C::kCount; ++i) w[i] += dw[p][i], b[i] += db[p][i];
+        SFFN_UNROLL for (int i = 0; i < C::kCount; ++i) w[i] += dw[p][i], b[i] += db[p][i];
         store_floats<true>(totals[0] + C::column(p), w, C::kCount);
         store_floats<true>(totals[1] + C::column(p), b, C::kCount);
       }
@@ -174,7 +174,7 @@ __global__ void add_norm_backward_kernel(T* dh, float* partial, const T* dy, con
     float y[kCount], g[kCount], x[kCount];
     for (int c = C::column(0), p = 0; c < D; c = C::column(++p)) {
       load_gradient<kAligned>(y, g, x, dy + n * D, sum + n * D, weight, at, c, D);
-      for (int i = 0; i < kCount; ++i) of_g += g[i], of_gx += g[i] * x[i];
+      SFFN_UNROLL for (int i = 0; i < kCount; ++i) of_g += g[i], of_gx += g[i] * x[i];
     }
     const float offset = mean != nullptr ? C::sum(of_g) / static_cast<float>(D) : 0.0f;
     const float projection = C::sum(of_gx) / static_cast<float>(D);
@@ -182,18 +182,18 @@ __global__ void add_norm_backward_kernel(T* dh, float* partial, const T* dy, con
       float h[kCount];
       load_gradient<kAligned>(y, g, x, dy + n * D, sum + n * D, weight, at, c, D);
       load_floats<kAligned>(h, dh + n * D + c, D - c);
-      for (int i = 0; i < kCount; ++i) h[i] += at.r * (g[i] - offset - x[i] * projection);
+      SFFN_UNROLL for (int i = 0; i < kCount; ++i) h[i] += at.r * (g[i] - offset - x[i] * projection);
       store_floats<kAligned>(dh + n * D + c, h, D - c);
     };
-    for (int p = 0; p < C::kPacks; ++p) {
+    SFFN_UNROLL for (int p = 0; p < C::kPacks; ++p) {
       if (C::column(p) >= D) continue;
       finish(C::column(p));
-      for (int i = 0; i < kCount; ++i) dw[p][i] += y[i] * x[i], db[p][i] += y[i];
+      SFFN_UNROLL for (int i = 0; i < kCount; ++i) dw[p][i] += y[i] * x[i], db[p][i] += y[i];
     }
     for (int p = C::kPacks; C::column(p) < D; ++p) {
       const int c = C::column(p);
       finish(c);
-      for (int i = 0; i < kCount; ++i) {
+      SFFN_UNROLL for (int i = 0; i < kCount; ++i) {
         if (c + i < D) total_w[c + i] += y[i] * x[i], total_b[c + i] += y[i];
       }
     }

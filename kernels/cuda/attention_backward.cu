@@ -102,13 +102,13 @@ __global__ void __launch_bounds__(kThreads)
     load_tile<kWidth>(rows, heads, value_rows, heads.qkv_width, keys, 1);
     __syncthreads();
     multiply_rows<kWidth>(ds, douts, rows, heads);
-    for (int i = 0; i < kPer; ++i) {
+    SFFN_UNROLL for (int i = 0; i < kPer; ++i) {
       const int query = thread_y() * kPer + i;
       const int64_t key = k0 + thread_x() * kPer;
       float factor[kPer];
-      for (float& f : factor) f = 1;
+      SFFN_UNROLL for (int n = 0; n < kPer; ++n) factor[n] = 1;
       if (dropout.threshold > 0) dropout.factors(factor, (pair * heads.time + q0 + query) * heads.time + key);
-      for (int j = 0; j < kPer; ++j) score_gradient(s[i][j], ds[i][j], factor[j], of, query, q0, key + j);
+      SFFN_UNROLL for (int j = 0; j < kPer; ++j) score_gradient(s[i][j], ds[i][j], factor[j], of, query, q0, key + j);
     }
     store_scores<kWidth>(scores, ds);
     __syncthreads();
@@ -117,14 +117,14 @@ __global__ void __launch_bounds__(kThreads)
     add_rows<kWidth>(dq, scores, rows, heads);
     __syncthreads();
   }
-  for (int i = 0; i < kPer; ++i) {
+  SFFN_UNROLL for (int i = 0; i < kPer; ++i) {
     const int row = thread_y() * kPer + i;
     if (row < left) store_row<kWidth>(dqkv + heads.query(token + q0 + row, head), dq, i, heads.scale, heads);
   }
 }
 
 template <int kWidth, class T>
-__global__ void __launch_bounds__(kThreads)
+__global__ void __launch_bounds__(kThreads, 1)
     key_gradient_kernel(T* dqkv, Inputs<T> in, Heads heads, DropoutMask dropout, int64_t pairs) {
   using Tile = Tiles<kWidth>;
   constexpr int kPer = Tile::kPer, kTile = Tile::kTile;
@@ -156,13 +156,13 @@ __global__ void __launch_bounds__(kThreads)
       load_tile<kWidth>(rows, heads, dout_rows, heads.out_width, queries, 1);
       __syncthreads();
       multiply_rows<kWidth>(ds, values, rows, heads);
-      for (int j = 0; j < kPer; ++j) {
+      SFFN_UNROLL for (int j = 0; j < kPer; ++j) {
         const int query = thread_x() * kPer + j;
         const int64_t key = k0 + thread_y() * kPer;
         float factor[kPer];
-        for (float& f : factor) f = 1;
+        SFFN_UNROLL for (int n = 0; n < kPer; ++n) factor[n] = 1;
         if (dropout.threshold > 0) dropout.factors(factor, (pair * heads.time + q0 + query) * heads.time + key);
-        for (int i = 0; i < kPer; ++i) score_gradient(s[i][j], ds[i][j], factor[i], of, query, q0, key + i);
+        SFFN_UNROLL for (int i = 0; i < kPer; ++i) score_gradient(s[i][j], ds[i][j], factor[i], of, query, q0, key + i);
       }
       store_scores<kWidth>(scores, s);
       __syncthreads();
@@ -174,7 +174,7 @@ __global__ void __launch_bounds__(kThreads)
       add_rows<kWidth>(dk, scores, rows, heads);
     }
   }
-  for (int i = 0; i < kPer; ++i) {
+  SFFN_UNROLL for (int i = 0; i < kPer; ++i) {
     const int row = thread_y() * kPer + i;
     if (row >= left) continue;
     store_row<kWidth>(dqkv + heads.key(token + k0 + row, kv), dk, i, 1, heads);
@@ -202,8 +202,8 @@ void attention_backward(Stream& stream, Tensor dqkv, const Tensor& dout, const T
       const size_t bytes = shared_bytes<kWidth>(3, heads);
       launch(stream, query_gradient_kernel<kWidth, T>, {blocks_for(pairs * tiles, 1), kThreads, bytes}, dqkv.data<T>(),
              in, heads, DropoutMask(dropout), pairs);
-      launch(stream, key_gradient_kernel<kWidth, T>, {blocks_for(kv_pairs * tiles, 1), kThreads, bytes},
-             dqkv.data<T>(), in, heads, DropoutMask(dropout), kv_pairs);
+      launch(stream, key_gradient_kernel<kWidth, T>, {blocks_for(kv_pairs * tiles, 1), kThreads, bytes}, dqkv.data<T>(),
+             in, heads, DropoutMask(dropout), kv_pairs);
     });
   });
 }

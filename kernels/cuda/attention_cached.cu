@@ -34,14 +34,14 @@ __global__ void __launch_bounds__(kThreads)
   const T* keys = cache + token / heads.time * capacity * row + int64_t{heads.kv_head(head)} * heads.head_dim;
   const T* values = keys + int64_t{heads.kv_heads} * heads.head_dim;
   float query[kColumns], sums[kColumns], largest = -FLT_MAX, sum = 0;
-  for (int i = 0; i < kColumns; ++i) {
+  SFFN_UNROLL for (int i = 0; i < kColumns; ++i) {
     const int c = lane + 32 * i;
     query[i] = c < heads.head_dim ? heads.scale * to_float(qkv[heads.query(token, head) + c]) : 0;
     sums[i] = 0;
   }
   for (int64_t j = warp; j < visible; j += kWarps) {
     float score = 0, value[kColumns];
-    for (int i = 0; i < kColumns; ++i) {
+    SFFN_UNROLL for (int i = 0; i < kColumns; ++i) {
       const int c = lane + 32 * i;
       const bool exists = c < heads.head_dim;
       score += exists ? query[i] * to_float(keys[j * row + c]) : 0.0f;
@@ -52,10 +52,10 @@ __global__ void __launch_bounds__(kThreads)
     const float shrink = expf(largest - most), weight = expf(score - most);
     largest = most;
     sum = sum * shrink + weight;
-    for (int i = 0; i < kColumns; ++i) sums[i] = sums[i] * shrink + weight * value[i];
+    SFFN_UNROLL for (int i = 0; i < kColumns; ++i) sums[i] = sums[i] * shrink + weight * value[i];
   }
   if (lane == 0) largest_of[warp] = largest, sum_of[warp] = sum;
-  for (int i = 0; i < kColumns; ++i) sums_of[warp][lane + 32 * i] = sums[i];
+  SFFN_UNROLL for (int i = 0; i < kColumns; ++i) sums_of[warp][lane + 32 * i] = sums[i];
   __syncthreads();
   for (int w = 0; w < kWarps; ++w) largest = largest_of[w] > largest ? largest_of[w] : largest;
   for (int c = static_cast<int>(threadIdx.x); c < heads.head_dim; c += kThreads) {

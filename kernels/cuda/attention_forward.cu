@@ -16,18 +16,16 @@ template <int kPer>
 struct RunningSoftmax {
   float largest[kPer], sum[kPer];
 
-  __device__ void begin() {
-    for (int i = 0; i < kPer; ++i) largest[i] = -FLT_MAX, sum[i] = 0;
-  }
+  __device__ void begin() { SFFN_UNROLL for (int i = 0; i < kPer; ++i) largest[i] = -FLT_MAX, sum[i] = 0; }
   // s = exp(s - m') with the new maximum m' of row i; returns exp(m - m'), what earlier sums shrink by.
   __device__ float add(float (&s)[kPer], int i) {
     float most = largest[i];
-    for (int j = 0; j < kPer; ++j) most = s[j] > most ? s[j] : most;
+    SFFN_UNROLL for (int j = 0; j < kPer; ++j) most = s[j] > most ? s[j] : most;
     most = reduce_row(most, Max());
     const float shrink = expf(largest[i] - most);
     largest[i] = most;
     sum[i] *= shrink;
-    for (int j = 0; j < kPer; ++j) {
+    SFFN_UNROLL for (int j = 0; j < kPer; ++j) {
       s[j] = expf(s[j] - most);
       sum[i] += s[j];
     }
@@ -65,18 +63,18 @@ __global__ void __launch_bounds__(kThreads)
     __syncthreads();
     typename Tile::Scores s;
     multiply_rows<kWidth>(s, queries, rows, heads);
-    for (int i = 0; i < kPer; ++i) {
+    SFFN_UNROLL for (int i = 0; i < kPer; ++i) {
       const int row = thread_y() * kPer + i;
-      for (int j = 0; j < kPer; ++j) {
+      SFFN_UNROLL for (int j = 0; j < kPer; ++j) {
         const int64_t key = k0 + thread_x() * kPer + j;
         if (key > q0 + row || key < start[row] || row >= left) s[i][j] = -INFINITY;
       }
       const float shrink = softmax.add(s[i], i);
-      for (float& x : sums[i]) x *= shrink;
+      SFFN_UNROLL for (int c = 0; c < 4 * Tile::kGroups; ++c) sums[i][c] *= shrink;
       if (dropout.threshold > 0) {
         float factor[kPer];
         dropout.factors(factor, (pair * heads.time + q0 + row) * heads.time + k0 + thread_x() * kPer);
-        for (int j = 0; j < kPer; ++j) s[i][j] *= factor[j];
+        SFFN_UNROLL for (int j = 0; j < kPer; ++j) s[i][j] *= factor[j];
       }
     }
     store_scores<kWidth>(scores, s);
@@ -86,7 +84,7 @@ __global__ void __launch_bounds__(kThreads)
     add_rows<kWidth>(sums, scores, rows, heads);
     __syncthreads();
   }
-  for (int i = 0; i < kPer; ++i) {
+  SFFN_UNROLL for (int i = 0; i < kPer; ++i) {
     const int row = thread_y() * kPer + i;
     const float sum = reduce_row(softmax.sum[i], Sum());
     if (row >= left) continue;

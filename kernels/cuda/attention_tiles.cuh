@@ -20,10 +20,10 @@ inline constexpr int kSide = 16, kThreads = kSide * kSide;
 // Of heads of up to kWidth columns: smaller tiles for wide heads, so that a block's fit the shared memory.
 template <int kWidth>
 struct Tiles {
-  static constexpr int kPer = kWidth <= 128 ? 4 : 2;      // rows, and columns of scores, of a thread
-  static constexpr int kTile = kSide * kPer;              // rows of a tile
-  static constexpr int kScoreStride = kTile + 4;          // of the tile of scores
-  static constexpr int kGroups = kWidth / (4 * kSide);    // of 64 columns
+  static constexpr int kPer = kWidth <= 128 ? 4 : 2;    // rows, and columns of scores, of a thread
+  static constexpr int kTile = kSide * kPer;            // rows of a tile
+  static constexpr int kScoreStride = kTile + 4;        // of the tile of scores
+  static constexpr int kGroups = kWidth / (4 * kSide);  // of 64 columns
   using Scores = float[kPer][kPer];
   using Sums = float[kPer][4 * kGroups];
 
@@ -87,7 +87,7 @@ __device__ __forceinline__ void load_tile(float* tile, const Heads& heads, const
     float x[kCount] = {};
     if (row < count && heads.aligned) load_floats<true>(x, source + row * step + c, heads.head_dim - c);
     if (row < count && !heads.aligned) load_floats<false>(x, source + row * step + c, heads.head_dim - c);
-    for (int i = 0; i < kCount; ++i) x[i] *= factor;
+    SFFN_UNROLL for (int i = 0; i < kCount; ++i) x[i] *= factor;
     store_floats<true>(tile + Tiles<kWidth>::line_of(row) * heads.stride + c, x, kCount);
   }
 }
@@ -100,15 +100,13 @@ __device__ __forceinline__ void multiply_rows(typename Tiles<kWidth>::Scores& s,
                                               const Heads& heads) {
   constexpr int kPer = Tiles<kWidth>::kPer;
   const float *of_a = a + thread_y() * heads.stride, *of_b = b + thread_x() * heads.stride;
-  for (int i = 0; i < kPer; ++i) {
-    for (int j = 0; j < kPer; ++j) s[i][j] = 0;
-  }
+  SFFN_UNROLL for (int i = 0; i < kPer; ++i) { SFFN_UNROLL for (int j = 0; j < kPer; ++j) s[i][j] = 0; }
   for (int c = 0; c < heads.depth(); c += 4) {
     float4 rows[kPer], columns[kPer];
-    for (int i = 0; i < kPer; ++i) rows[i] = four_at(of_a + i * kSide * heads.stride + c);
-    for (int j = 0; j < kPer; ++j) columns[j] = four_at(of_b + j * kSide * heads.stride + c);
-    for (int i = 0; i < kPer; ++i) {
-      for (int j = 0; j < kPer; ++j) {
+    SFFN_UNROLL for (int i = 0; i < kPer; ++i) rows[i] = four_at(of_a + i * kSide * heads.stride + c);
+    SFFN_UNROLL for (int j = 0; j < kPer; ++j) columns[j] = four_at(of_b + j * kSide * heads.stride + c);
+    SFFN_UNROLL for (int i = 0; i < kPer; ++i) {
+      SFFN_UNROLL for (int j = 0; j < kPer; ++j) {
         s[i][j] += rows[i].x * columns[j].x;
         s[i][j] += rows[i].y * columns[j].y;
         s[i][j] += rows[i].z * columns[j].z;
@@ -122,7 +120,7 @@ __device__ __forceinline__ void multiply_rows(typename Tiles<kWidth>::Scores& s,
 template <int kWidth>
 __device__ __forceinline__ void store_scores(float* scores, const typename Tiles<kWidth>::Scores& s) {
   using T = Tiles<kWidth>;
-  for (int i = 0; i < T::kPer; ++i) {
+  SFFN_UNROLL for (int i = 0; i < T::kPer; ++i) {
     float* to = scores + (thread_y() * T::kPer + i) * T::kScoreStride + thread_x() * T::kPer;
     store_floats<true>(to, s[i], T::kPer);
   }
@@ -135,18 +133,18 @@ __device__ __forceinline__ void add_rows(typename Tiles<kWidth>::Sums& sums, con
   using T = Tiles<kWidth>;
   const float* of_row = scores + thread_y() * T::kPer * T::kScoreStride;
   int column[T::kGroups];
-  for (int g = 0; g < T::kGroups; ++g) {  // beyond the head: any column, for a sum that is not stored
+  SFFN_UNROLL for (int g = 0; g < T::kGroups; ++g) {  // beyond the head: any column, for a sum that is not stored
     const int c = 4 * thread_x() + 4 * kSide * g;
     column[g] = c < heads.depth() ? c : 0;
   }
   for (int r = 0; r < T::kTile; r += T::kPer) {
     float p[T::kPer][T::kPer];
-    for (int i = 0; i < T::kPer; ++i) load_floats<true>(p[i], of_row + i * T::kScoreStride + r, T::kPer);
-    for (int k = 0; k < T::kPer; ++k) {
+    SFFN_UNROLL for (int i = 0; i < T::kPer; ++i) load_floats<true>(p[i], of_row + i * T::kScoreStride + r, T::kPer);
+    SFFN_UNROLL for (int k = 0; k < T::kPer; ++k) {
       const float* line = x + (k * kSide + r / T::kPer) * heads.stride;
-      for (int g = 0; g < T::kGroups; ++g) {
+      SFFN_UNROLL for (int g = 0; g < T::kGroups; ++g) {
         const float4 at = four_at(line + column[g]);
-        for (int i = 0; i < T::kPer; ++i) {
+        SFFN_UNROLL for (int i = 0; i < T::kPer; ++i) {
           sums[i][4 * g] += p[i][k] * at.x;
           sums[i][4 * g + 1] += p[i][k] * at.y;
           sums[i][4 * g + 2] += p[i][k] * at.z;
@@ -161,10 +159,10 @@ __device__ __forceinline__ void add_rows(typename Tiles<kWidth>::Sums& sums, con
 template <int kWidth, class T>
 __device__ __forceinline__ void store_row(T* to, const typename Tiles<kWidth>::Sums& sums, int i, float factor,
                                           const Heads& heads) {
-  for (int g = 0; g < Tiles<kWidth>::kGroups; ++g) {
+  SFFN_UNROLL for (int g = 0; g < Tiles<kWidth>::kGroups; ++g) {
     const int c = 4 * thread_x() + 4 * kSide * g;
     float out[4];
-    for (int k = 0; k < 4; ++k) out[k] = factor * sums[i][4 * g + k];
+    SFFN_UNROLL for (int k = 0; k < 4; ++k) out[k] = factor * sums[i][4 * g + k];
     if (heads.aligned) {
       store_floats<true>(to + c, out, heads.head_dim - c);
     } else {

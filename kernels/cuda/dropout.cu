@@ -1,7 +1,6 @@
 // x = x·keep/(1 - p) in place                                                                              x [n] act
 // A thread takes the four elements of one Philox block, wherever the tensor begins in it.
 #include "kernels/cuda/dropout.cuh"
-
 #include "kernels/cuda/launch.cuh"
 #include "kernels/cuda/pack.cuh"
 #include "kernels/ops.h"

@@ -1,5 +1,6 @@
 // What dropout draws, on the device: the bits of core/random.h.
 #pragma once
+#include "kernels/cuda/unroll.cuh"
 #include "kernels/types.h"
 
 #include <cuda_runtime.h>
@@ -17,10 +18,10 @@ __device__ __forceinline__ void random_bits_from(uint32_t (&bits)[kCount], Rando
   uint32_t all[7] = {block[0], block[1], block[2], block[3], 0, 0, 0};
   if (skip + kCount > 4) {
     const Random4 next = philox(key, first / 4 + 1);
-    for (int i = 0; i < 3; ++i) all[4 + i] = next[i];
+    SFFN_UNROLL for (int i = 0; i < 3; ++i) all[4 + i] = next[i];
   }
-  for (int i = 0; i < 5; ++i) all[i] = (skip & 2) != 0 ? all[i + 2] : all[i];
-  for (int i = 0; i < kCount; ++i) bits[i] = (skip & 1) != 0 ? all[i + 1] : all[i];
+  SFFN_UNROLL for (int i = 0; i < 5; ++i) all[i] = (skip & 2) != 0 ? all[i + 2] : all[i];
+  SFFN_UNROLL for (int i = 0; i < kCount; ++i) bits[i] = (skip & 1) != 0 ? all[i + 1] : all[i];
 }
 
 // A Dropout as kernels use it: element e is dropped when random_bits(key, first + e) >> 8 < threshold, which is when
@@ -43,7 +44,7 @@ struct DropoutMask {
   __device__ __forceinline__ void factors(float (&factor)[kCount], uint64_t element) const {
     uint32_t bits[kCount];
     random_bits_from(bits, key, first + element);
-    for (int i = 0; i < kCount; ++i) factor[i] = drops(bits[i]) ? 0.0f : kept;
+    SFFN_UNROLL for (int i = 0; i < kCount; ++i) factor[i] = drops(bits[i]) ? 0.0f : kept;
   }
 };
 

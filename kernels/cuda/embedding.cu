@@ -114,9 +114,8 @@ void add_by_row(Stream& stream, Tensor table, const Tensor& dout, const Tensor& 
   const int64_t N = dout.rows(), D = dout.cols(), tiles = blocks_for(N, kTile);
   if (N == 0 || D == 0) return;
   const int64_t of_rests = (tiles * D + 3) / 4 * 4;  // what follows stays aligned
-  auto* rests = static_cast<float*>(
-      native(stream).workspace(static_cast<size_t>(of_rests) * sizeof(float) +
-                               static_cast<size_t>(order_scratch(N)) * sizeof(int32_t)));
+  auto* rests = static_cast<float*>(native(stream).workspace(static_cast<size_t>(of_rests) * sizeof(float) +
+                                                             static_cast<size_t>(order_scratch(N)) * sizeof(int32_t)));
   auto* scratch = reinterpret_cast<int32_t*>(rests + of_rests);
   const KeyOrder order = order_by_key(stream, scratch, index.data<int32_t>(), N, table.shape()[0]);
   float* to = table.data<float>();

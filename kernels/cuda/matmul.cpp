@@ -50,7 +50,9 @@ struct Problem {
   DType input, output;
   uint32_t align_a, align_b, align_c;
 
-  auto key() const { return std::tuple(M, N, K, ta, tb, has_bias, accumulate, input, output, align_a, align_b, align_c); }
+  auto key() const {
+    return std::tuple(M, N, K, ta, tb, has_bias, accumulate, input, output, align_a, align_b, align_c);
+  }
 };
 
 struct Plan {
@@ -130,9 +132,9 @@ bool prepare(Plan& plan, const Plans& plans, const Problem& p, DType bias_type) 
   const Preference preference = preference_for(p);
   cublasLtMatmulHeuristicResult_t best{};
   int found = 0;
-  const cublasStatus_t status = cublasLtMatmulAlgoGetHeuristic(
-      plans.library.get(), plan.description.get(), plan.left.get(), plan.right.get(), plan.result.get(),
-      plan.result.get(), preference.get(), 1, &best, &found);
+  const cublasStatus_t status =
+      cublasLtMatmulAlgoGetHeuristic(plans.library.get(), plan.description.get(), plan.left.get(), plan.right.get(),
+                                     plan.result.get(), plan.result.get(), preference.get(), 1, &best, &found);
   if (status != CUBLAS_STATUS_SUCCESS || found == 0) return false;
   plan.algorithm = best.algo;
   plan.workspace = best.workspaceSize;
@@ -184,8 +186,8 @@ void matmul(Stream& stream, Tensor c, const Tensor& a, Transpose ta, const Tenso
 
   const int64_t zeros = empty ? std::max(M, N) : 0;
   const size_t bias_at = aligned(plan.workspace), zeros_at = bias_at + aligned(plan.rounds_bias ? 2 * N : 0);
-  auto* scratch = static_cast<std::byte*>(
-      native(stream).workspace(zeros_at + static_cast<size_t>(zeros) * size_of(problem.input)));
+  auto* scratch =
+      static_cast<std::byte*>(native(stream).workspace(zeros_at + static_cast<size_t>(zeros) * size_of(problem.input)));
   const void* bias_data = bias.raw();
   if (plan.rounds_bias) {
     const Tensor rounded(scratch + bias_at, {N}, DType::kBF16, c.device());

@@ -1,11 +1,10 @@
-// Radix sort of n keys in digits of 8 bits, the lowest first. Each pass is stable: blocks take chunks in order, the warps
-// of a block and the lanes of a warp likewise, and the place of a key is the number of keys that come before it.
+// Radix sort of n keys in digits of 8 bits, the lowest first. Each pass is stable: blocks take chunks in order, the
+// warps of a block and the lanes of a warp likewise, and the place of a key is the number of keys that come before it.
 //   count_kernel  counts[digit, chunk]
 //   scan_kernel   before[digit, chunk] = those of the digit in earlier chunks;  totals[digit]
 //   place_kernel  keys and places, moved
-#include "kernels/cuda/order_by_key.h"
-
 #include "kernels/cuda/launch.cuh"
+#include "kernels/cuda/order_by_key.h"
 
 #include <bit>
 #include <utility>

@@ -1,7 +1,8 @@
-// Consecutive elements that one thread loads and stores at once, as floats. Whether memory allows it is decided once, on
-// the host; what a thread computes is the same either way.
+// Consecutive elements that one thread loads and stores at once, as floats. Whether memory allows it is decided once,
+// on the host; what a thread computes is the same either way.
 #pragma once
 #include "kernels/cuda/element.cuh"
+#include "kernels/cuda/unroll.cuh"
 
 #include <initializer_list>
 #include <type_traits>
@@ -13,12 +14,12 @@ template <bool kAligned, class T, int kCount>
 __device__ __forceinline__ void load_floats(float (&to)[kCount], const T* from, int64_t count) {
   if (kAligned && count >= kCount) {
     constexpr int kPack = kCount < kPackCount<T> ? kCount : kPackCount<T>;
-    for (int first = 0; first < kCount; first += kPack) {
+    SFFN_UNROLL for (int first = 0; first < kCount; first += kPack) {
       const auto pack = *reinterpret_cast<const Pack<T, kPack>*>(from + first);
-      for (int i = 0; i < kPack; ++i) to[first + i] = to_float(pack.at[i]);
+      SFFN_UNROLL for (int i = 0; i < kPack; ++i) to[first + i] = to_float(pack.at[i]);
     }
   } else {
-    for (int i = 0; i < kCount; ++i) to[i] = i < count ? to_float(from[i]) : 0.0f;
+    SFFN_UNROLL for (int i = 0; i < kCount; ++i) to[i] = i < count ? to_float(from[i]) : 0.0f;
   }
 }
 
@@ -27,13 +28,13 @@ template <bool kAligned, class T, int kCount>
 __device__ __forceinline__ void store_floats(T* to, const float (&from)[kCount], int64_t count) {
   if (kAligned && count >= kCount) {
     constexpr int kPack = kCount < kPackCount<T> ? kCount : kPackCount<T>;
-    for (int first = 0; first < kCount; first += kPack) {
+    SFFN_UNROLL for (int first = 0; first < kCount; first += kPack) {
       Pack<T, kPack> pack;
-      for (int i = 0; i < kPack; ++i) store(pack.at[i], from[first + i]);
+      SFFN_UNROLL for (int i = 0; i < kPack; ++i) store(pack.at[i], from[first + i]);
       *reinterpret_cast<Pack<T, kPack>*>(to + first) = pack;
     }
   } else {
-    for (int i = 0; i < kCount; ++i) {
+    SFFN_UNROLL for (int i = 0; i < kCount; ++i) {
       if (i < count) store(to[i], from[i]);
     }
   }
