@@ -21,6 +21,8 @@ struct LaunchShape {
   size_t shared_bytes = 0;  // dynamic
 };
 
+#if defined(__CUDACC__) || SFFN_SIMT  // else only what host code of the CUDA build needs
+
 // kernel<<<shape>>>(args...) on the stream. An empty grid starts nothing. Arguments convert to the kernel's types.
 template <class... Params, class... Args>
 void launch(Stream& stream, void (*kernel)(Params...), const LaunchShape& shape, Args&&... args) {
@@ -54,6 +56,8 @@ __device__ __forceinline__ T* dynamic_shared() {
   return static_cast<T*>(simt::dynamic_shared_memory());
 #endif
 }
+
+#endif
 
 // Blocks of `per_block` that cover `count`: at most `most`, for kernels whose blocks go around a loop.
 inline unsigned blocks_for(int64_t count, int64_t per_block, int64_t most = 0x7fffffff) {

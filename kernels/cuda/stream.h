@@ -3,6 +3,7 @@
 #include "core/stream.h"
 
 #include <cstddef>
+#include <memory>
 
 struct CUstream_st;
 
@@ -18,6 +19,7 @@ struct CudaStream final : NativeStream {
 
   CUstream_st* stream = nullptr;
   int device = 0;
+  std::shared_ptr<void> matmul_plans;  // what matmul.cpp keeps between products
 
  private:
   void* workspace_ = nullptr;

@@ -140,6 +140,23 @@ void check_reference_gradient(bool rms) {
   if (!rms) check_close(db, complex_step_gradient(b, grad, [&](const auto& x) { return run(cs, cp, cw, x); }), 1e-12);
 }
 
+// sum' is the rounded sum, and everything else within its bounds.
+void check_norm(int64_t N, int64_t D, DType dtype, bool rms, bool with_pending) {
+  INFO(name_of(dtype) << " " << (rms ? "rms" : "layer") << " [" << N << ", " << D << "]");
+  NormCase low(N, D, dtype, rms, with_pending);
+  low.forward();
+  std::vector<double> expected = low.sum.values();
+  if (with_pending) {
+    const std::vector<double> pending = low.pending.values();
+    for (size_t i = 0; i < expected.size(); ++i) expected[i] += pending[i];
+  }
+  CHECK(low.sum_out.bytes() == HostTensor(dtype, {N, D}, expected).bytes());
+  check_forward(low);
+  const NormCase before = low;
+  low.backward();
+  check_backward(before, low);
+}
+
 std::vector<std::byte> all_bytes(const NormCase& c) {
   std::vector<std::byte> bytes;
   for (const HostTensor* t : {&c.sum_out, &c.y, &c.mean, &c.rstd, &c.dh, &c.dweight, &c.dbias}) {
@@ -161,22 +178,16 @@ TEST_CASE("norms in f32 and bf16 agree with double within derived bounds", "[ops
   const DType dtype = GENERATE(DType::kF32, DType::kBF16);
   const bool rms = GENERATE(false, true), with_pending = GENERATE(false, true);
   for (int64_t D : {1, 31, 33, 127, 256, 1000}) {
-    for (int64_t N : {0, 1, 5, 130}) {
-      INFO(name_of(dtype) << " " << (rms ? "rms" : "layer") << " [" << N << ", " << D << "]");
-      NormCase low(N, D, dtype, rms, with_pending);
-      low.forward();
-      std::vector<double> expected = low.sum.values();
-      if (with_pending) {
-        const std::vector<double> pending = low.pending.values();
-        for (size_t i = 0; i < expected.size(); ++i) expected[i] += pending[i];
-      }
-      CHECK(low.sum_out.bytes() == HostTensor(dtype, {N, D}, expected).bytes());
-      check_forward(low);
-      const NormCase before = low;
-      low.backward();
-      check_backward(before, low);
-    }
+    for (int64_t N : {0, 1, 5, 130}) check_norm(N, D, dtype, rms, with_pending);
   }
+}
+
+// Kills: what is kept of a long row read again where it is not kept, and the reverse.
+TEST_CASE("norms of long rows agree with double within derived bounds", "[ops][add_norm]") {
+  const DType dtype = GENERATE(DType::kF32, DType::kBF16);
+  const bool rms = GENERATE(false, true), with_pending = GENERATE(false, true);
+  for (int64_t D : {1024, 1025, 4104, 8195, 8248}) check_norm(3, D, dtype, rms, with_pending);
+  check_norm(520, 1032, dtype, rms, with_pending);
 }
 
 // Kills: reading the unadded or unrounded sum after it was overwritten.

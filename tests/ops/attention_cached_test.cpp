@@ -41,7 +41,8 @@ std::vector<double> run_in_pieces(DType dtype, const AttentionCase& c, const std
 }
 
 void check_pieces(DType dtype, double tolerance) {
-  for (const auto& [heads, kv_heads, head_dim] : {std::tuple{2, 2, 31}, {4, 2, 16}, {3, 1, 64}}) {
+  for (const auto& [heads, kv_heads, head_dim] :
+       {std::tuple{2, 2, 31}, {4, 2, 16}, {3, 1, 64}, {2, 1, 96}, {2, 2, 200}}) {
     AttentionCase c({2, 33, heads, kv_heads, head_dim, 1 / std::sqrt(static_cast<double>(head_dim))});
     c.qkv = HostTensor(dtype, {static_cast<int64_t>(c.qkv.size())}, c.qkv).values();
     const std::vector<double> whole = run_attention(DType::kF64, c).out.values();

@@ -103,6 +103,20 @@ TEST_CASE("attention with documents and dropout is the reference at every size",
   check_sizes(DType::kBF16, true, 0.25);
 }
 
+// Kills: a tile of wide heads that is taken for one of narrow heads; columns beyond the head stored.
+TEST_CASE("attention of wide heads is the reference", "[ops][attention]") {
+  for (DType dtype : {DType::kF32, DType::kBF16}) {
+    for (int64_t head_dim : {129, 168, 256}) {
+      AttentionCase c(shape_of(1, 75, 2, head_dim == 256 ? 2 : 1, head_dim));
+      check_against_reference(dtype, c);
+      c.segment_start = uneven_documents(c.shape, 37);
+      c.dropout = some_dropout(0.25);
+      INFO("head_dim " << head_dim);
+      check_against_reference(dtype, c);
+    }
+  }
+}
+
 // Kills: dividing by a number of sequences or tokens that is zero.
 TEST_CASE("attention of no sequences does nothing", "[ops][attention]") {
   CHECK(run_attention(DType::kF32, AttentionCase(shape_of(0, 64, 2, 2, 16))).out.values().empty());

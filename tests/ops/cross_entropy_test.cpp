@@ -113,7 +113,7 @@ TEST_CASE("logits of ten thousand anywhere in the row give a finite and right lo
 }
 
 // Kills: an index out of bounds for a bad target, or a message that does not find it.
-TEST_CASE("a target out of range is an error that names row and id", "[ops][cross_entropy]") {
+TEST_CASE("a target out of range is an error that names row and id", "[ops][cross_entropy][cpu]") {
   for (int32_t bad : {7, -2, 1 << 30}) {
     Problem p(5, 7, 8);
     p.targets[2] = bad;
