@@ -4,8 +4,8 @@
 # Ops that have no kernel yet, by their test files.
 set(ops_without_kernels
   activation adamw add_norm attention attention_cached auction balance_loss block_aggregate block_routing block_scores
-  block_values blocks cells cross_entropy dropout embedding gate hash_blocks hidden_gate lookup_blocks product_keys
-  random_normal rope router_noise sinkhorn softmax_rows top_b weigh_backward)
+  block_values cross_entropy dropout embedding gate hash_blocks hidden_gate lookup_blocks
+  random_normal rope router_noise sinkhorn softmax_rows top_b)
 
 file(GLOB op_tests CONFIGURE_DEPENDS ops/*_test.cpp)
 foreach(op ${ops_without_kernels})
@@ -42,8 +42,8 @@ if(TARGET test_device)
   catch_discover_tests(test_device TEST_PREFIX "simt: " PROPERTIES LABELS core)
 endif()
 
-add_executable(test_simt simt/executor_test.cpp simt/seeded.cu)
-set_source_files_properties(simt/seeded.cu PROPERTIES LANGUAGE CXX)
+add_executable(test_simt simt/executor_test.cpp simt/mma_test.cpp simt/mma.cu simt/seeded.cu)
+set_source_files_properties(simt/mma.cu simt/seeded.cu PROPERTIES LANGUAGE CXX)
 target_link_libraries(test_simt PRIVATE sffn_test_support sffn_core)
 target_link_libraries(test_simt PRIVATE sffn_kernels sffn_cuda ${externals})
 add_dependencies(device_tests test_simt)
