@@ -1,10 +1,7 @@
 // bf16 products on tensor cores, summed in fp32: what a warp of 32 lanes does together, and copies to shared memory
-// that go on beside it. Lane l = 4g + t of a warp holds, of the tiles of mma.m16n8k16,
-//   A [16,16]: pair[0] (g, 2t…), pair[1] (g + 8, 2t…), pair[2] (g, 2t + 8…), pair[3] (g + 8, 2t + 8…): two neighbours
-//   in k B [16,8]:  pair[0] (2t…, g), pair[1] (2t + 8…, g): two neighbours in k C [16,8]:  at[0], at[1] (g, 2t…),
-//   at[2], at[3] (g + 8, 2t…): two neighbours in columns
-// (PTX ISA, "Matrix multiply-accumulate operation using mma instruction"). The SIMT executor has the same operations,
-// element by element, in tests/simt/tensor_core.h.
+// that go on beside it. The layouts of fragments are those of mma.m16n8k16 (PTX ISA, "Matrix multiply-accumulate
+// operation using mma instruction"). The SIMT executor has the same operations, element by element, in
+// tests/simt/tensor_core.h.
 #pragma once
 #include "core/dtype.h"
 
@@ -18,13 +15,14 @@
 
 namespace sffn::cuda {
 
-struct FragmentA {
+// Lane 4g + t holds, by (row, column):
+struct FragmentA {  // [16,16]: (g, 2t), (g + 8, 2t), (g, 2t + 8), (g + 8, 2t + 8), each with its right neighbour
   uint32_t pair[4];
 };
-struct FragmentB {
+struct FragmentB {  // [16,8]: (2t, g), (2t + 8, g), each with its lower neighbour
   uint32_t pair[2];
 };
-struct FragmentC {
+struct FragmentC {  // [16,8]: (g, 2t), (g, 2t + 1), (g + 8, 2t), (g + 8, 2t + 1)
   float at[4];
 };
 
