@@ -67,7 +67,7 @@ __device__ void add_chosen(float* sum, const int32_t* chosen, const T* h, const 
 template <int kCount, class T>
 __global__ void scatter_kernel(T* cells, const T* h, const float* weights, const int32_t* blocks, Sizes s,
                                int64_t slices, int lanes) {
-  __shared__ __align__(16) float sum[kSlice];
+  alignas(16) __shared__ float sum[kSlice];
   __shared__ int earliest[kSlice];  // by block: kThreads - place of the choice whose turn it is, 0 for none
   __shared__ int32_t chosen[kThreads];
   const int me = static_cast<int>(threadIdx.x);

@@ -66,12 +66,14 @@ __device__ int count_of_all(const Row& row, unsigned key) {
   return block_sum(count);
 }
 
+__device__ __forceinline__ bool is_finite(float x) { return x - x == 0.0f; }
+
 __device__ bool all_finite(const Row& row) {
   int bad = 0;
   for (int i = static_cast<int>(threadIdx.x); i < row.C1; i += static_cast<int>(blockDim.x))
-    bad |= !isfinite(row.s1[i]);
+    bad |= !is_finite(row.s1[i]);
   for (int j = static_cast<int>(threadIdx.x); j < row.C2; j += static_cast<int>(blockDim.x))
-    bad |= !isfinite(row.s2[j]);
+    bad |= !is_finite(row.s2[j]);
   return block_reduce(bad, 0, Max()) == 0;
 }
 

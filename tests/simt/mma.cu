@@ -13,7 +13,7 @@ constexpr int kStride = 40;
 
 // sum[i] of columns 8i … 8i + 7
 __global__ void products(float* c, const bfloat16* a, const bfloat16* b, Layout layout) {
-  __shared__ alignas(16) bfloat16 left[32 * kStride], right[32 * kStride];
+  alignas(16) __shared__ bfloat16 left[32 * kStride], right[32 * kStride];
   const int lane = lane_of_warp();
   const bool across = layout != Layout::kAlongDepth;
   for (int e = lane; e < 16 * 32; e += 32) {
@@ -48,7 +48,7 @@ __global__ void products(float* c, const bfloat16* a, const bfloat16* b, Layout 
 }
 
 __global__ void copies(float* y, const float* x) {
-  __shared__ alignas(16) float s[3][4];
+  alignas(16) __shared__ float s[3][4];
   const int me = static_cast<int>(threadIdx.x);
   copy_async<4>(&s[1][me], x + 4 + me, true);
   commit_copies();
@@ -63,7 +63,7 @@ __global__ void copies(float* y, const float* x) {
 }
 
 __global__ void misaligned_copy(float* y, const float* x) {
-  __shared__ alignas(16) float s[4];
+  alignas(16) __shared__ float s[4];
   copy_async<16>(s, x + 1, true);
   commit_copies();
   wait_for_copies<0>();
@@ -71,7 +71,7 @@ __global__ void misaligned_copy(float* y, const float* x) {
 }
 
 __global__ void misaligned_load(float* y) {
-  __shared__ alignas(16) bfloat16 s[64];
+  alignas(16) __shared__ bfloat16 s[64];
   for (int e = lane_of_warp(); e < 64; e += 32) s[e] = 0.0f;
   __syncwarp();
   uint32_t to[4];
