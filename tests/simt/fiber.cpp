@@ -22,9 +22,12 @@ thread_local ucontext_t start_context;
 [[maybe_unused]] thread_local size_t scheduler_stack_bytes = 0;
 [[maybe_unused]] thread_local void* scheduler_detector = nullptr;
 
+// A function of its own: what is saved and gone to in one function is taken for a loop.
+__attribute__((noipa)) void go(void** to) { __builtin_longjmp(to, 1); }
+
 // Saves this place in `from` and goes on at `to`. Registers are not kept over it, so it stands in no other function.
-__attribute__((noinline)) void jump(void** from, void** to) {
-  if (__builtin_setjmp(from) == 0) __builtin_longjmp(to, 1);
+__attribute__((noipa)) void jump(void** from, void** to) {
+  if (__builtin_setjmp(from) == 0) go(to);
 }
 
 }  // namespace
