@@ -26,6 +26,7 @@ struct Projection {
   const float* bias;
   BlockRows rows;
   int64_t pairs, G, D, parts;  // parts of 64 cells
+  bool pairs_fit;              // two neighbours of z can be written at once
 };
 
 template <class T>
@@ -98,13 +99,23 @@ __device__ __forceinline__ void add_stage(FragmentC (&sum)[2][4], const Stage& s
 __device__ __forceinline__ void write_sums(const Projection<bfloat16>& p, const FragmentC (&sum)[2][4],
                                            const RowTile& rows, int64_t cell, int row, int column) {
   const int g = lane_of_warp() / 4, t = lane_of_warp() % 4;
-  for (int i = 0; i < 2; ++i) {
-    for (int j = 0; j < 4; ++j) {
-      for (int e = 0; e < 4; ++e) {
-        const int64_t to = rows.first + row + 16 * i + g + e / 2 * 8, c = cell + column + 8 * j + 2 * t + e % 2;
-        if (to >= rows.last || c >= p.G) continue;
-        const float bias = p.bias != nullptr ? p.bias[rows.block * p.G + c] : 0.0f;
-        store(p.z[to * p.G + c], sum[i][j].at[e] + bias);
+  for (int j = 0; j < 4; ++j) {
+    const int64_t c = cell + column + 8 * j + 2 * t;
+    if (c >= p.G) continue;
+    const float* bias = p.bias != nullptr ? p.bias + rows.block * p.G + c : nullptr;
+    const bool second = c + 1 < p.G;
+    const float low = bias != nullptr ? bias[0] : 0.0f, high = bias != nullptr && second ? bias[1] : 0.0f;
+    for (int half = 0; half < 4; ++half) {
+      const int64_t to = rows.first + row + 8 * half + g;
+      if (to >= rows.last) continue;
+      const float* at = sum[half / 2][j].at + half % 2 * 2;
+      Pack<bfloat16, 2> pair;
+      store(pair.at[0], at[0] + low), store(pair.at[1], at[1] + high);
+      if (p.pairs_fit) {
+        *reinterpret_cast<Pack<bfloat16, 2>*>(p.z + to * p.G + c) = pair;
+      } else {
+        p.z[to * p.G + c] = pair.at[0];
+        if (second) p.z[to * p.G + c + 1] = pair.at[1];
       }
     }
   }
@@ -172,7 +183,8 @@ void block_project(Stream& stream, Tensor z, const Tensor& x, const Tensor& w, c
                                   .pairs = pairs_of(rows),
                                   .G = z.cols(),
                                   .D = x.cols(),
-                                  .parts = 0});
+                                  .parts = 0,
+                                  .pairs_fit = packs_fit(z.cols(), 2, z.data<T>())});
   });
 }
 

@@ -2,9 +2,9 @@
 //
 // A block of threads takes a head of a token. Half 2 is sorted; rounding keeps the order of sums that share s1[i1], so
 // that a binary search counts those of i1 that reach a bound. The k-th largest sum is found bit by bit of its key, an
-// order-preserving unsigned form of a float: 32 rounds of C1 binary searches, where all sums would be C1·C2. The same
-// counts say how many cells of each i1 are taken and where they go; a warp then goes over half 2 for every i1 that has
-// some, until it has them. At no time are sums stored.
+// order-preserving unsigned form of a float: at most 32 rounds of C1 binary searches, where all sums would be C1·C2.
+// The same counts say how many cells of each i1 are taken and where they go; a warp then goes over half 2 for every i1
+// that has some, until it has them. At no time are sums stored.
 //
 // Where a half score is NaN or infinite, sums do not keep the order of half 2, and where half 2 is longer than shared
 // memory holds it is not sorted: then every sum is compared. Keys of NaN are above all others.
@@ -169,9 +169,11 @@ __global__ void product_top_k_kernel(int32_t* cells, unsigned long long* nans, c
     sort_descending(sorted, s.sorted);
     row.descending = sorted;
   }
-  unsigned key = 0;  // the largest that at least k sums reach
+  unsigned key = 0;  // that at least k sums reach, and more than k only where the k-th equals the next
   for (unsigned bit = 1u << 31; bit != 0; bit /= 2) {
-    if (count_of_all(row, key | bit) >= s.k) key |= bit;
+    const int count = count_of_all(row, key | bit);
+    if (count >= s.k) key |= bit;
+    if (count == s.k) break;  // these are the k, whatever the lower bits of the last of them
   }
   const int above = key == kNanKey ? 0 : count_of_all(row, key + 1);
   write_all(cells + int64_t{blockIdx.x} * s.k, row, key, s.k - above);
