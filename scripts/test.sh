@@ -5,10 +5,10 @@
 set -euo pipefail
 source "$(dirname "$0")/common.sh"
 
-labels=(-L core)
+labels=(-L core) presets=(simt)
 case "${1:-}" in
   "") ;;
-  --all) labels=() ;;
+  --all) labels=() presets=(simt simt-asan simt-tsan) ;;
   *) code=2; die "scripts/test.sh: unknown argument $1; known: --all" ;;
 esac
 
@@ -17,8 +17,8 @@ run_tests() {
 }
 
 install_packages
-# The CUDA kernels on a CPU: plain, for out-of-bounds accesses, for races.
-for preset in simt simt-asan simt-tsan; do
+# The CUDA kernels on a CPU; with --all under the sanitizers as well: accesses out of bounds, races.
+for preset in "${presets[@]}"; do
   say "$preset"
   build "$preset" device_tests
   run_tests "$preset"

@@ -1,14 +1,7 @@
 # Tests of the CUDA backend: under the SIMT executor, in three schedules, or on a GPU. The ops are judged by the tests that
 # judge the CPU's: each op goes to the device and back (support/run_on_device.h).
 
-# Ops that have no kernel yet, by their test files.
-set(ops_without_kernels
-  blocks cells contract hidden_gate product_keys weigh_backward)
-
 file(GLOB op_tests CONFIGURE_DEPENDS ops/*_test.cpp)
-foreach(op ${ops_without_kernels})
-  list(REMOVE_ITEM op_tests ${CMAKE_CURRENT_SOURCE_DIR}/ops/${op}_test.cpp)
-endforeach()
 add_executable(test_ops ${op_tests})
 target_compile_options(test_ops PRIVATE -include support/run_on_device.h)
 # Only these layers: others were compiled with ops that stay where their stream is.
@@ -17,31 +10,21 @@ get_property(externals GLOBAL PROPERTY SFFN_EXTERNALS)
 list(REMOVE_DUPLICATES externals)
 target_link_libraries(test_ops PRIVATE ${externals})
 
-# Whole layers and whole steps need every op.
-if(NOT ops_without_kernels)
-  add_executable(test_device device/engine_test.cpp)
-  target_link_libraries(test_device PRIVATE sffn_test_support)
-  sffn_link_all(test_device)
-endif()
+add_executable(test_device device/engine_test.cpp)
+target_link_libraries(test_device PRIVATE sffn_test_support)
+sffn_link_all(test_device)
 
-add_custom_target(device_tests DEPENDS test_ops)
-if(TARGET test_device)
-  add_dependencies(device_tests test_device)
-endif()
+add_custom_target(device_tests DEPENDS test_ops test_device)
 
 if(SFFN_CUDA)
   catch_discover_tests(test_ops TEST_PREFIX "gpu ops: " TEST_SPEC "~[cpu]" PROPERTIES LABELS gpu)
-  if(TARGET test_device)
-    catch_discover_tests(test_device TEST_PREFIX "gpu: " PROPERTIES LABELS gpu)
-  endif()
+  catch_discover_tests(test_device TEST_PREFIX "gpu: " PROPERTIES LABELS gpu)
   return()
 endif()
-if(TARGET test_device)
-  catch_discover_tests(test_device TEST_PREFIX "simt: " PROPERTIES LABELS core)
-endif()
+catch_discover_tests(test_device TEST_PREFIX "simt: " PROPERTIES LABELS core)
 
-add_executable(test_simt simt/executor_test.cpp simt/seeded.cu)
-set_source_files_properties(simt/seeded.cu PROPERTIES LANGUAGE CXX)
+add_executable(test_simt simt/executor_test.cpp simt/mma_test.cpp simt/mma.cu simt/seeded.cu)
+set_source_files_properties(simt/mma.cu simt/seeded.cu PROPERTIES LANGUAGE CXX)
 target_link_libraries(test_simt PRIVATE sffn_test_support sffn_core)
 target_link_libraries(test_simt PRIVATE sffn_kernels sffn_cuda ${externals})
 add_dependencies(device_tests test_simt)

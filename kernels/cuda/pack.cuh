@@ -40,12 +40,28 @@ __device__ __forceinline__ void store_floats(T* to, const float (&from)[kCount],
   }
 }
 
+// Of whole runs, aligned as above.
+template <class T, int kCount>
+__device__ __forceinline__ void load_floats(float (&to)[kCount], const T* from) {
+  load_floats<true>(to, from, kCount);
+}
+template <class T, int kCount>
+__device__ __forceinline__ void store_floats(T* to, const float (&from)[kCount]) {
+  store_floats<true>(to, from, kCount);
+}
+
 // Whether rows of `width` elements of T are whole packs of 16 bytes and all of `data` (null: absent) are aligned.
 template <class T>
 bool rows_are_packs(int64_t width, std::initializer_list<const void*> data) {
   bool packs = width % kPackCount<T> == 0;
   for (const void* first : data) packs = packs && is_aligned(first);
   return packs;
+}
+
+// Whether rows of `width` elements can be moved in packs of `count`.
+template <class... Pointers>
+bool packs_fit(int64_t width, int count, const Pointers*... data) {
+  return width % count == 0 && (is_aligned(data) && ...);
 }
 
 // f(std::bool_constant) of a condition known on the host.

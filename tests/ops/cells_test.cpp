@@ -47,6 +47,9 @@ struct CellsCase {
 
 std::vector<BlockSizes> sizes() {
   std::vector<BlockSizes> all = {{0, 1, 3, 4, 2, 8}, {1, 1, 3, 4, 3, 8}, {700, 1, 9, 33, 4, 64}};
+  for (int64_t G : {32, 33}) all.push_back({3, 1, 300, G, 3, 64, Choice::kSomeDropped});
+  all.push_back({2, 1, 3, 5000, 2, 8});
+  all.push_back({2, 1, 700, 3, 600, 8});
   for (int64_t G : {1, 3, 16, 33}) all.push_back({31, 1, 5, G, 2, 31, Choice::kSomeDropped});
   return all;
 }
@@ -96,8 +99,17 @@ TEST_CASE("cells of a block that a token chooses twice are added", "[ops][cells]
   }
 }
 
+// Kills: choices of one block that are added in another order.
+TEST_CASE("cells of a block that a token chooses often are added in the order of choices", "[ops][cells]") {
+  Stream stream(cpu_runtime());
+  const HostTensor cells(DType::kF32, {1, 4}), h(DType::kF32, {3, 2}, {0x1p24, 1, 1, 1, 1, 0x1p24});
+  const HostTensor blocks(DType::kI32, {1, 3}, {1, 1, 1});
+  ops::scatter_cells(stream, cells, h, Tensor(), blocks);
+  CHECK(cells.values() == std::vector<double>{0, 0, 0x1p24, 0x1p24 + 2});  // 2²⁴ + 1 is not a float
+}
+
 // Kills: reading or writing outside a row.
-TEST_CASE("a block or row outside the range is an error that names it", "[ops][cells]") {
+TEST_CASE("a block or row outside the range is an error that names it", "[ops][cells][cpu]") {
   CellsCase c({3, 1, 4, 2, 2, 8}, DType::kF32, DType::kF32);
   Stream stream(cpu_runtime());
   const HostTensor blocks(DType::kI32, {3, 2}, {0, 1, 2, 3, 0, 4}), order = HostTensor::indices({0, 1, 2, 3, -2, 5});

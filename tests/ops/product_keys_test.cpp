@@ -76,8 +76,9 @@ std::vector<double> brute_force(const Problem& p) {
 }
 
 constexpr std::array<int64_t, 5> kSizes[] = {  // H, N, C1, C2, k
-    {1, 0, 3, 3, 2},   {1, 1, 1, 1, 1},     {2, 5, 3, 7, 1},    {1, 4, 3, 7, 21},   {3, 4, 2, 9, 11},
-    {1, 9, 31, 33, 8}, {2, 33, 33, 31, 64}, {1, 31, 127, 1, 5}, {4, 7, 16, 16, 16}, {1, 3, 4, 4, 13}};
+    {1, 0, 3, 3, 2},    {1, 1, 1, 1, 1},   {2, 5, 3, 7, 1},     {1, 4, 3, 7, 21},
+    {3, 4, 2, 9, 11},   {1, 9, 31, 33, 8}, {2, 33, 33, 31, 64}, {1, 31, 127, 1, 5},
+    {4, 7, 16, 16, 16}, {1, 3, 4, 4, 13},  {1, 2, 300, 3, 40},  {1, 1, 2, 20000, 50}};
 
 std::vector<Complex> complex_scores(const Problem& p, std::vector<Complex> x, bool all) {
   Chosen chosen = choose(kF64, p);
@@ -135,6 +136,8 @@ TEST_CASE("unequal half scores whose sums round to one number tie", "[ops][produ
   p.s1 = {1, 1.5, 2}, p.s2 = {0x1p30};
   CHECK(choose(kF32, p).ids() == std::vector<double>{0});
   CHECK(choose(kF64, p).ids() == std::vector<double>{2});
+  p.s1 = {-0.0, 0.0, -1}, p.s2 = {-0.0};  // two zeros
+  CHECK(choose(kF32, p).ids() == std::vector<double>{0});
   for (int64_t k : {1, 3, 7}) {
     Problem q(2, 20, 9, 8, k);
     for (double& x : q.s2) x = std::round(x) * 0x1p24;
@@ -192,19 +195,27 @@ TEST_CASE("product scores in f32 are sums of half scores", "[ops][product_keys]"
   }
 }
 
-// Kills: an id read outside the half keys; shapes that fit nothing let through.
-TEST_CASE("product keys refuse cells and tensors that do not fit", "[ops][product_keys][contract]") {
+// Kills: an id read outside the half keys.
+TEST_CASE("product scores refuse cells that do not exist", "[ops][product_keys][cpu]") {
   Stream s(cpu_runtime());
-  const HostTensor s1(kF32, {2, 3, 4}), s2(kF32, {2, 3, 5}), other(kF32, {2, 4, 5}), scores(kF32, {3, 4});
-  const HostTensor bad(DType::kI32, {3, 4}, {0, 1, 2, 3, 4, 20, 0, 0, 0, 0, 0, 0}), many(DType::kI32, {3, 42});
+  const HostTensor s1(kF32, {2, 3, 4}), s2(kF32, {2, 3, 5}), scores(kF32, {3, 4});
+  const HostTensor bad(DType::kI32, {3, 4}, {0, 1, 2, 3, 4, 20, 0, 0, 0, 0, 0, 0});
   const auto message = [&](auto&& run) { return error_of(run).what; };
   CHECK(message([&] { ops::product_scores_forward(s, scores, s1, s2, bad); }) ==
         "product_scores_forward: cells[1, 1] is 20; expected 0 to 19");
   CHECK(message([&] { ops::product_scores_backward(s, s1, s2, scores, bad); }) ==
         "product_scores_backward: cells[1, 1] is 20; expected 0 to 19");
+}
+
+// Kills: shapes that fit nothing let through.
+TEST_CASE("product keys refuse tensors that do not fit", "[ops][product_keys][contract]") {
+  Stream s(cpu_runtime());
+  const HostTensor s1(kF32, {2, 3, 4}), s2(kF32, {2, 3, 5}), other(kF32, {2, 4, 5}), scores(kF32, {3, 4});
+  const HostTensor cells(DType::kI32, {3, 4}), many(DType::kI32, {3, 42});
+  const auto message = [&](auto&& run) { return error_of(run).what; };
   CHECK(message([&] { ops::product_top_k(s, many, Tensor(), s1, s2); }) ==
         "product_top_k: 21 cells a head are asked of 20; expected at most all of them");
-  CHECK(message([&] { ops::product_top_k(s, bad, Tensor(), s1, other); }) ==
+  CHECK(message([&] { ops::product_top_k(s, cells, Tensor(), s1, other); }) ==
         "product_top_k: s2 is f32 [2, 4, 5] on cpu; expected f32 [2, 3, 5] on cpu");
   CHECK(message([&] { ops::product_scores_forward(s, scores, s1, s2, Tensor()); }) ==
         "product_scores_forward: the half scores are of 2 heads; expected 1 where cells is absent");

@@ -1,0 +1,119 @@
+// The warp-wide operations of kernels/cuda/mma.cuh, element by element, as the PTX ISA lays their fragments out. Lanes
+// show one another what they hold (simt::gather_warp); each then computes what it gets. Copies to shared memory happen
+// as late as CUDA may do them: until they are waited for, their place holds NaN.
+#pragma once
+#include "cuda_runtime.h"
+#include "simt/executor.h"
+
+#include <cstdint>
+#include <cstring>
+
+namespace simt {
+
+namespace tensor_core {
+
+inline float widened(uint32_t pair, int half) { return std::bit_cast<float>((half == 0 ? pair : pair >> 16) << 16); }
+
+struct Factors {
+  uint32_t a[4], b[2];
+};
+
+inline Factors of_lane(const std::byte* all, int lane) {
+  Factors factors;
+  std::memcpy(&factors, all + static_cast<size_t>(lane) * kGatherBytes, sizeof factors);
+  return factors;
+}
+
+struct Copy {
+  void* to;
+  const void* from;  // null: zeros
+  unsigned bytes, group;
+};
+struct Copies {
+  static constexpr int kMost = 32;
+  Copy waiting[kMost];
+  int count;
+  unsigned groups;  // ended so far
+  unsigned block;   // whose these are
+};
+// Of the calling CUDA thread. One operating system thread runs a block at a time. Plain memory, zero at first: what is
+// made at first use would look like a race between the CUDA threads.
+inline Copies& copies() {
+  static thread_local Copies all[1024];
+  return all[threadIdx.x + blockDim.x * (threadIdx.y + blockDim.y * threadIdx.z)];
+}
+
+}  // namespace tensor_core
+
+inline void multiply_add(float (&c)[4], const uint32_t (&a)[4], const uint32_t (&b)[2], SIMT_HERE) {
+  tensor_core::Factors mine;
+  std::memcpy(mine.a, a, sizeof mine.a);
+  std::memcpy(mine.b, b, sizeof mine.b);
+  const std::byte* all = gather_warp(&mine, sizeof mine, {file, line});
+  const int g = lane() / 4, t = lane() % 4;
+  for (int e = 0; e < 4; ++e) {
+    const int row = g + 8 * (e / 2), column = 2 * t + e % 2;
+    for (int k = 0; k < 16; ++k) {
+      const uint32_t left = tensor_core::of_lane(all, row % 8 * 4 + k % 8 / 2).a[row / 8 + 2 * (k / 8)];
+      const uint32_t right = tensor_core::of_lane(all, column * 4 + k % 8 / 2).b[k / 8];
+      c[e] += tensor_core::widened(left, k % 2) * tensor_core::widened(right, k % 2);
+    }
+  }
+}
+
+template <bool kTransposed, class T>
+void load_matrices(uint32_t (&to)[4], const T* row, SIMT_HERE) {
+  static_assert(sizeof(T) == 2);
+  if (reinterpret_cast<uintptr_t>(row) % 16 != 0)
+    fail("loads a row of a matrix that is not aligned to 16 bytes", {file, line});
+  const std::byte* all = gather_warp(&row, sizeof row, {file, line});
+  const int g = lane() / 4, t = lane() % 4;
+  for (int matrix = 0; matrix < 4; ++matrix) {
+    const auto element = [&](int r, int c) {
+      const T* from = nullptr;
+      std::memcpy(&from, all + static_cast<size_t>(8 * matrix + r) * kGatherBytes, sizeof from);
+      uint16_t bits = 0;
+      std::memcpy(&bits, from + c, sizeof bits);
+      return static_cast<uint32_t>(bits);
+    };
+    const uint32_t low = kTransposed ? element(2 * t, g) : element(g, 2 * t);
+    const uint32_t high = kTransposed ? element(2 * t + 1, g) : element(g, 2 * t + 1);
+    to[matrix] = low | high << 16;
+  }
+}
+
+inline void copy_async(void* to, const void* from, unsigned bytes, SIMT_HERE) {
+  tensor_core::Copies& copies = tensor_core::copies();
+  const unsigned block = blockIdx.x + gridDim.x * (blockIdx.y + gridDim.y * blockIdx.z);
+  if (copies.count > 0 && copies.block != block) {
+    copies.count = 0;
+    fail("copies in a block after one that did not wait for its own", {file, line});
+  }
+  copies.block = block;
+  if (copies.count == tensor_core::Copies::kMost) fail("has more than 32 copies under way", {file, line});
+  if (reinterpret_cast<uintptr_t>(to) % bytes != 0 || reinterpret_cast<uintptr_t>(from) % bytes != 0) {
+    fail("copies between addresses that are not aligned to what is copied", {file, line});
+  }
+  std::memset(to, 0xff, bytes);
+  copies.waiting[copies.count++] = {to, from, bytes, copies.groups};
+}
+
+inline void commit_copies() { ++tensor_core::copies().groups; }
+
+inline void wait_for_copies(unsigned left) {
+  tensor_core::Copies& copies = tensor_core::copies();
+  int later = 0;
+  for (int i = 0; i < copies.count; ++i) {
+    const tensor_core::Copy copy = copies.waiting[i];
+    if (copies.groups - copy.group <= left) {
+      copies.waiting[later++] = copy;
+    } else if (copy.from == nullptr) {
+      std::memset(copy.to, 0, copy.bytes);
+    } else {
+      std::memcpy(copy.to, copy.from, copy.bytes);
+    }
+  }
+  copies.count = later;
+}
+
+}  // namespace simt
