@@ -1,28 +1,21 @@
 #!/usr/bin/env bash
 # Installs what is missing, builds everything and runs the test suite.
 #   scripts/test.sh          the tests that every change must pass (label core)
-#   scripts/test.sh --all    those labelled long as well, and the CUDA kernels under the SIMT executor
+#   scripts/test.sh --all    those labelled long as well
+#   scripts/test.sh --simt   the CUDA kernels on this CPU, under the SIMT executor: plain, and under the sanitizers
 set -euo pipefail
 source "$(dirname "$0")/common.sh"
 
-labels=(-L core) presets=()
+presets=(cpu) labels=(-L core) target=all
 case "${1:-}" in
   "") ;;
-  --all) labels=() presets=(simt simt-asan simt-tsan) ;;
-  *) code=2; die "scripts/test.sh: unknown argument $1; known: --all" ;;
+  --all) labels=() ;;
+  --simt) presets=(simt simt-asan simt-tsan) target=device_tests ;;
+  *) code=2; die "scripts/test.sh: unknown argument $1; known: --all, --simt" ;;
 esac
 
-run_tests() {
-  ctest --test-dir "$root/build-$1" ${labels[@]+"${labels[@]}"} -j "$(nproc)" --output-on-failure --timeout 600
-}
-
 install_packages
-# The CUDA kernels on a CPU, plain and under the sanitizers: accesses out of bounds, races.
-for preset in ${presets[@]+"${presets[@]}"}; do
-  say "$preset"
-  build "$preset" device_tests
-  run_tests "$preset"
+for preset in "${presets[@]}"; do
+  build "$preset" "$target"
+  ctest --test-dir "$root/build-$preset" ${labels[@]+"${labels[@]}"} -j "$(nproc)" --output-on-failure --timeout 600
 done
-say "cpu"
-build cpu all
-run_tests cpu
