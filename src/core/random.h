@@ -1,6 +1,8 @@
 // Counter-based random numbers: element `index` of the stream (seed, site, layer, step) is a pure function of these,
 // so every backend and any number of ranks and threads draw the same. Philox4x32-10 (Salmon et al., SC 2011).
 #pragma once
+#include "core/error.h"
+
 #include <array>
 #include <bit>
 #include <cstdint>
@@ -73,9 +75,16 @@ class Permutation {
  public:
   // n >= 1
   constexpr Permutation(RandomKey key, uint64_t n)
-      : key_(key), n_(n), half_bits_(((n <= 1 ? 2 : std::bit_width(n - 1)) + 1) / 2) {}
+      : key_(key), n_(n), half_bits_(((n <= 1 ? 2 : std::bit_width(n - 1)) + 1) / 2) {
+#ifndef __CUDA_ARCH__  // a GPU throws nothing
+    SFFN_CHECK(n >= 1, "a permutation of nothing");
+#endif
+  }
   // position < n. The network permutes a power of four at least n; the cycle is walked until the value is in range.
   constexpr uint64_t operator()(uint64_t position) const {
+#ifndef __CUDA_ARCH__
+    SFFN_CHECK(position < n_, "position ", position, " of a permutation of ", n_);
+#endif
     uint64_t x = position;
     do {
       x = network(x);

@@ -176,7 +176,7 @@ TEST_CASE("the balance bias moves by the rate towards the mean load, and not at 
     const HostTensor before = bias;
     Stream stream(cpu_runtime());
     ops::update_balance_bias(
-        stream, bias, HostTensor(kF64, {blocks}, std::vector<double>(static_cast<size_t>(blocks), 1e13 + 7)), 0.25);
+        stream, bias, HostTensor(kF64, {blocks}, std::vector<double>(static_cast<size_t>(blocks), 1e12 + 7)), 0.25);
     CHECK(bias.bytes() == before.bytes());
   }
 }
