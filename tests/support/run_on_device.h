@@ -119,7 +119,8 @@ class Kinds {
     single_ |= t.dtype() == DType::kF32 || t.dtype() == DType::kBF16;
   }
   bool belong_on_device(std::string_view op) const {
-    if (reference_ || (double_ && op == "adamw")) return false;  // which has bf16 beside masters of any type
+    // copy converts between any types on the CPU; adamw has bf16 beside masters of any type
+    if (reference_ || (double_ && (op == "adamw" || op == "copy"))) return false;
     return single_ || !double_ || op == "accumulate_counts" || op == "limit_capacity";
   }
 
