@@ -10,7 +10,7 @@
 namespace sffn {
 
 // Loads a configuration on every rank, checks that all ranks got the same, and that this binary has the backend:
-// "auto" becomes "cpu" where there is nothing else.
+// "auto" is "cpu".
 Config load_config_together(Communicator& ranks, const std::string& path, const std::vector<std::string>& overrides,
                             const std::string& backend);
 // "cpu" or "cuda". UsageError for what this build has not.
