@@ -26,20 +26,20 @@ std::string beside(const std::string& path, const std::string& name) {
 
 using Manifests = std::map<std::string, std::optional<Manifest>>;  // by folder
 
-const SideRecord* find_side(const Manifest& manifest, const std::string& name) {
-  for (const SideRecord* side : {&manifest.train, &manifest.validation}) {
+// Where a manifest lists a shard; null where it does not, or there is no manifest.
+struct Listed {
+  const SideRecord* side = nullptr;
+  const ShardRecord* shard = nullptr;
+};
+Listed find_listed(const std::optional<Manifest>& manifest, const std::string& path) {
+  if (!manifest) return {};
+  const std::string name = fs::path(path).filename().string();
+  for (const SideRecord* side : {&manifest->train, &manifest->validation}) {
     for (const ShardRecord& shard : side->shards) {
-      if (shard.file == name) return side;
+      if (shard.file == name) return {side, &shard};
     }
   }
-  return nullptr;
-}
-
-const ShardRecord* find_record(const Manifest& manifest, const std::string& name) {
-  const SideRecord* side = find_side(manifest, name);
-  if (side == nullptr) return nullptr;
-  const auto named = [&](const ShardRecord& shard) { return shard.file == name; };
-  return &*std::find_if(side->shards.begin(), side->shards.end(), named);
+  return {};
 }
 
 std::vector<int64_t> sum_of_counts(const std::set<const SideRecord*>& sides, int64_t vocab_size) {
@@ -130,9 +130,8 @@ Corpus::Corpus(const std::string& pattern, int64_t vocab_size) : pattern_(patter
   std::set<const SideRecord*> sides;
   for (const std::string& path : paths) {
     const auto& manifest = manifests.at(folder_of(path));
-    const std::string name = fs::path(path).filename().string();
-    const ShardRecord* record = manifest ? find_record(*manifest, name) : nullptr;
-    sides.insert(manifest ? find_side(*manifest, name) : nullptr);
+    const auto [side, record] = find_listed(manifest, path);
+    sides.insert(side);
     if (manifest && record == nullptr) throw DamagedError(path, cat("is not listed in ", kManifestName, " beside it"));
     shards_.emplace_back(path, record, vocab_size_);
     tokens_ += shards_.back().tokens();
@@ -188,7 +187,7 @@ std::vector<std::string> find_faults(const std::string& pattern, int64_t vocab_s
   for (const std::string& path : missing_shards(pattern, paths, manifests)) faults.push_back(path + ": is missing");
   for (const std::string& path : paths) {
     const auto& manifest = manifests.at(folder_of(path));
-    const ShardRecord* record = manifest ? find_record(*manifest, fs::path(path).filename().string()) : nullptr;
+    const ShardRecord* record = find_listed(manifest, path).shard;
     if (manifest && record == nullptr) faults.push_back(cat(path, ": is not listed in ", kManifestName));
     const int64_t stated = manifest ? manifest->vocab_size : vocab_size;
     try {

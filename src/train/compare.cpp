@@ -6,6 +6,7 @@
 #include "model/transformer.h"
 #include "nn/host_values.h"
 #include "train/optimizer.h"
+#include "train/random_batch.h"
 
 #include <cmath>
 #include <memory>
@@ -15,17 +16,6 @@ namespace sffn {
 namespace {
 
 double tolerance_of(const Config& config) { return config.dtype() == DType::kBF16 ? 5e-2 : 1e-4; }
-
-Batch random_batch(const Config& config, int64_t step) {
-  Batch batch = make_batch(config.train.micro_batch, config.model.context);
-  const RandomKey key = random_key(config.train.seed, RandomSite::kRandomTokens, 0, step);
-  const auto vocab = static_cast<uint32_t>(config.model.vocab_size);
-  for (size_t i = 0; i < batch.inputs.size(); ++i) {
-    batch.inputs[i] = static_cast<int32_t>(random_bits(key, 2 * i) % vocab);
-    batch.targets[i] = static_cast<int32_t>(random_bits(key, 2 * i + 1) % vocab);
-  }
-  return batch;
-}
 
 using Named = std::vector<std::pair<std::string, std::vector<double>>>;
 
@@ -39,7 +29,7 @@ class Side {
         model_(config),
         alone_(make_self_communicator()),
         saved_(runtime, "saved", plan_.saved),
-        scratch_(runtime, "scratch", plan_.scratch + (size_t{1} << 20)) {  // chunk_square_sums is not in the plan
+        scratch_(runtime, "scratch", plan_.scratch) {
     model_.allocate(runtime);
     ParamStore& params = model_.params();
     const DType type = accumulate_type(params.dtype());
@@ -47,8 +37,7 @@ class Side {
     flat_ = gradients_.tensor({params.flat_size()}, type);
     params.use_gradients(flat_);
     optimizer_ = std::make_unique<AdamW>(config.optimizer, params, FlatRange{0, params.flat_size()}, runtime);
-    const auto uniform = [&] { return std::vector<double>(static_cast<size_t>(config.model.vocab_size), 1); };
-    model_.initialise(stream_, config.train.seed, uniform);
+    model_.initialise(stream_, config.train.seed, [&] { return random_token_counts(config); });
     optimizer_->adopt_values(stream_);
   }
 
@@ -56,7 +45,8 @@ class Side {
   Named step(int64_t step, const Batch& batch) {
     ops::fill_zero(stream_, flat_);
     saved_.reset();
-    Context ctx{stream_, saved_, scratch_, {alone_.get(), alone_.get(), alone_.get()}, config_.train.seed, step, 0, true};
+    Context ctx{stream_, saved_, scratch_, {alone_.get(), alone_.get(), alone_.get()}, config_.train.seed,
+                step,    0,      true};
     Inspection seen;
     seen.logits = seen.hidden = true;
     const double scale = 1.0 / static_cast<double>(batch.batch * batch.time);
@@ -64,7 +54,7 @@ class Side {
     Named made;
     for (size_t i = 0; i < seen.hidden_out.size(); ++i) {
       for (const ChoiceRecord& record : seen.choices) {
-        if (record.layer + 1 != static_cast<int64_t>(i)) continue;
+        if (record.layer != static_cast<int64_t>(i)) continue;
         made.push_back({cat("layers.", record.layer, ".ffn.blocks"), {record.blocks.begin(), record.blocks.end()}});
       }
       made.push_back({cat("hidden.", i), std::move(seen.hidden_out[i])});
@@ -120,7 +110,7 @@ void compare_devices(const Config& config, DeviceRuntime& first, DeviceRuntime& 
                      const std::function<bool(const ComparedStep&)>& report) {
   Side a(config, first), b(config, second);
   for (int64_t step = 1; step <= steps; ++step) {
-    const Batch batch = random_batch(config, step);
+    const Batch batch = random_batch(config, step, 0, config.train.micro_batch);
     const Named of_a = a.step(step, batch), of_b = b.step(step, batch);
     ComparedStep compared{step, {}};
     for (size_t i = 0; i < of_a.size(); ++i) {

@@ -1,25 +1,17 @@
 // The step of the CUDA backend beside the CPU's: the same model, data and random numbers, on both.
 #include "train/engine.h"
 
-#include "ffn/registry.h"
+#include "ffn/method_model.h"
 #include "kernels/cuda/runtime.h"
-#include "model/model_run.h"
 
 using namespace sffn;
 using namespace sffn::test;
 
 namespace {
 
-// Two layers, d 16, d_ff 32; the second one's FFN is the method's.
-Config model_of(const FfnMethod& method, Precision precision) {
-  Config config = tiny_model(precision);
-  config.model.d_model = 16;
-  config.model.head_dim = 8;
-  config.model.ffn.d_ff = 32;
+Config training_of(const FfnMethod& method, Precision precision) {
+  Config config = model_of(method, precision);
   config.model.dropout = 0.1;
-  Json entry = parse_json(method.tiny_config, method.name, ExitCode::kUsage);
-  entry["layers"] = Json::Array{int64_t{1}};
-  config.model.sparse_ffn = Json::Array{entry};
   config.train.micro_batch = 2;
   config.train.tokens_per_step = 4 * config.model.context;
   config.optimizer.clip = 0.5;
@@ -51,8 +43,9 @@ std::vector<double> losses_of(const Config& config, DeviceRuntime& runtime, int6
 TEST_CASE("20 steps of every method on the device have the losses of the CPU", "[device]") {
   for (const FfnMethod* method : ffn_methods()) {
     INFO(method->name);
-    const Config config = model_of(*method, Precision::kFp32);
-    const std::vector<double> cpu = losses_of(config, cpu_runtime(), 20), device = losses_of(config, cuda_runtime(), 20);
+    const Config config = training_of(*method, Precision::kFp32);
+    const std::vector<double> cpu = losses_of(config, cpu_runtime(), 20),
+                              device = losses_of(config, cuda_runtime(), 20);
     CHECK(cpu.back() < cpu.front());
     for (size_t step = 0; step < cpu.size(); ++step) {
       INFO("step " << step + 1);
@@ -65,7 +58,7 @@ TEST_CASE("20 steps of every method on the device have the losses of the CPU", "
 TEST_CASE("a step of every method in bf16 has the loss of the CPU", "[device]") {
   for (const FfnMethod* method : ffn_methods()) {
     INFO(method->name);
-    const Config config = model_of(*method, Precision::kBf16);
+    const Config config = training_of(*method, Precision::kBf16);
     const std::vector<double> cpu = losses_of(config, cpu_runtime(), 2), device = losses_of(config, cuda_runtime(), 2);
     CHECK(device[0] == Approx(cpu[0]).epsilon(5e-3));
     CHECK(device[1] == Approx(cpu[1]).epsilon(1e-2));

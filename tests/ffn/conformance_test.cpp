@@ -1,6 +1,6 @@
 // What holds for every registered method, from its tiny configuration: a new method is tested here without a new test.
 #include "comm/threads.h"
-#include "ffn/registry.h"
+#include "ffn/method_model.h"
 #include "model/flops.h"
 #include "model/gradient_check.h"
 #include "train/engine.h"
@@ -12,18 +12,6 @@ using namespace sffn;
 using namespace sffn::test;
 
 namespace {
-
-// Two layers, d 16, d_ff 32; the second one's FFN is the method's.
-Config model_of(const FfnMethod& method, Precision precision) {
-  Config config = tiny_model(precision);
-  config.model.d_model = 16;
-  config.model.head_dim = 8;
-  config.model.ffn.d_ff = 32;
-  Json entry = parse_json(method.tiny_config, method.name, ExitCode::kUsage);
-  entry["layers"] = Json::Array{int64_t{1}};
-  config.model.sparse_ffn = Json::Array{entry};
-  return config;
-}
 
 Config with_key(Config config, const std::string& key, const std::string& value) {
   config.model.sparse_ffn.as_array()[0][key] = value;

@@ -1,26 +1,14 @@
 #include "tools/bench/step.h"
 
-#include "core/random.h"
 #include "model/flops.h"
 #include "train/engine.h"
+#include "train/random_batch.h"
 
 #include <algorithm>
 #include <chrono>
 
 namespace sffn {
 namespace {
-
-Batch random_batch(const Config& config, int64_t step, int64_t first, int64_t count) {
-  Batch batch = make_batch(count, config.model.context);
-  const RandomKey key = random_key(config.train.seed, RandomSite::kRandomTokens, 0, step);
-  const auto vocab = static_cast<uint32_t>(config.model.vocab_size);
-  for (size_t i = 0; i < batch.inputs.size(); ++i) {
-    const uint64_t at = static_cast<uint64_t>(first * config.model.context) + i;
-    batch.inputs[i] = static_cast<int32_t>(random_bits(key, 2 * at) % vocab);
-    batch.targets[i] = static_cast<int32_t>(random_bits(key, 2 * at + 1) % vocab);
-  }
-  return batch;
-}
 
 double median(std::vector<double> values) {
   std::sort(values.begin(), values.end());
@@ -36,8 +24,7 @@ Json bench_step(Config config, Communicator& ranks, DeviceRuntime& runtime, int6
   const auto alone = make_self_communicator();
   const Measurement plan = Engine::measure(config, ranks.rank(), ranks.size());
   Engine engine(config, {&ranks, &ranks, alone.get()}, runtime, plan.arenas);
-  const auto vocabulary = static_cast<size_t>(config.model.vocab_size);
-  engine.initialise([&] { return std::vector<double>(vocabulary, 1); });  // as random_batch draws them
+  engine.initialise([&] { return random_token_counts(config); });
 
   std::vector<double> step_ms, forward_backward_ms, optimizer_ms, communication_ms;
   for (int64_t step = 1; step <= kWarmUp + steps; ++step) {
