@@ -12,7 +12,7 @@ if(SFFN_NATIVE)
   target_compile_options(sffn_flags INTERFACE $<$<COMPILE_LANGUAGE:CXX>:-march=native>)
 endif()
 if(SFFN_SANITIZE)
-  target_compile_options(sffn_flags INTERFACE -fsanitize=${SFFN_SANITIZE} -fno-omit-frame-pointer
+  target_compile_options(sffn_flags INTERFACE -O1 -fsanitize=${SFFN_SANITIZE} -fno-omit-frame-pointer
                                               -fno-sanitize-recover=undefined)
   target_link_options(sffn_flags INTERFACE -fsanitize=${SFFN_SANITIZE})
 endif()

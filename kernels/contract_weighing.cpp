@@ -127,7 +127,8 @@ void update_balance_bias(Stream& stream, Tensor bias, const Tensor& load, const 
   check_finite(call, "rate", rate);
 }
 
-void noisy_scores_forward(Stream& stream, Tensor noisy, const Tensor& logits, const Tensor& spread, const Draws& draws) {
+void noisy_scores_forward(Stream& stream, Tensor noisy, const Tensor& logits, const Tensor& spread,
+                          const Draws& draws) {
   const Call call(stream, __func__);
   scores_matrix(call, "logits", logits);
   call.same("noisy", noisy, logits);

@@ -29,8 +29,8 @@ struct PassClock {
 };
 
 // Element i of a tensor takes draw first_index + i of the key. Counters are global, so ranks and micro-batches draw the
-// same numbers. With a clock, which the op reads when it runs, `key` is that of a site and layer, and first_index counts
-// from the micro-batch's first sequence, of per_sequence elements each.
+// same numbers. With a clock, which the op reads when it runs, `key` is that of a site and layer, and first_index
+// counts from the micro-batch's first sequence, of per_sequence elements each.
 struct Draws {
   RandomKey key;
   int64_t first_index = 0;

@@ -62,7 +62,8 @@ int run_step(World& world, const Arguments& arguments) {
   log::start(ranks.rank(), arguments.json, arguments.json);
   const Config config = load_model(ranks, arguments);
   log_world(world);
-  const Json report = bench_step(config, ranks, open_device(config.backend, ranks, world.host().rank()), arguments.steps);
+  const Json report =
+      bench_step(config, ranks, open_device(config.backend, ranks, world.host().rank()), arguments.steps);
   if (ranks.rank() != 0) return 0;
   if (arguments.json)
     print_json(report);

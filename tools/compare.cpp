@@ -112,7 +112,8 @@ void add_compare_command(CLI::App& app, Chosen& chosen) {
   command->add_flag("--json", arguments->json, "one JSON object on stdout");
   command->footer(
       "Example:\n  sffn compare configs/tiny/avg_k.json --backends cpu,cuda --steps 3\n"
-      "Exit code 1 where they differ. An error is ‖a - b‖ / ‖a‖ of a tensor; after each step the second backend takes the "
+      "Exit code 1 where they differ. An error is ‖a - b‖ / ‖a‖ of a tensor; after each step the second backend takes "
+      "the "
       "first one's weights.");
   command->callback([arguments, &chosen] { chosen = [arguments] { return run(*arguments); }; });
 }

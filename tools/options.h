@@ -15,7 +15,8 @@ Config load_config_together(Communicator& ranks, const std::string& path, const 
                             const std::string& backend);
 // "cpu" or "cuda". UsageError for what this build has not.
 std::string choose_backend(const std::string& wanted);
-// The device of this rank: GPU number `rank_on_host`, or the CPU. Collective; UsageError where there is none for a rank.
+// The device of this rank: GPU number `rank_on_host`, or the CPU. Collective; UsageError where there is none for a
+// rank.
 DeviceRuntime& open_device(const std::string& backend, Communicator& ranks, int rank_on_host);
 // "NAME=GLOB"; UsageError otherwise.
 std::pair<std::string, std::string> parse_named_glob(const std::string& text);

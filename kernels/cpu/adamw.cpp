@@ -40,8 +40,8 @@ void update(float* w, bfloat16* rounded, float* m, float* v, const float* grad, 
 
 }  // namespace
 
-void adamw(Stream&, Tensor master, Tensor rounded, Tensor m, Tensor v, const Tensor& grad, const Tensor& numbers_of_update,
-           const AdamWOptions& options) {
+void adamw(Stream&, Tensor master, Tensor rounded, Tensor m, Tensor v, const Tensor& grad,
+           const Tensor& numbers_of_update, const AdamWOptions& options) {
   const double* numbers = numbers_of_update.data<double>();
   if (numbers[update::kApplied] == 0) return;
   if (master.dtype() == DType::kF32) {

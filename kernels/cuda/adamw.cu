@@ -61,8 +61,8 @@ __global__ void adamw_kernel(float* w, bfloat16* rounded, float* m, float* v, co
 
 }  // namespace
 
-void adamw(Stream& stream, Tensor master, Tensor rounded, Tensor m, Tensor v, const Tensor& grad,
-           const Tensor& numbers, const AdamWOptions& options) {
+void adamw(Stream& stream, Tensor master, Tensor rounded, Tensor m, Tensor v, const Tensor& grad, const Tensor& numbers,
+           const AdamWOptions& options) {
   const int64_t n = master.numel();
   const bool aligned = is_aligned(master.raw()) && is_aligned(rounded.raw()) && is_aligned(m.raw()) &&
                        is_aligned(v.raw()) && is_aligned(grad.raw());

@@ -48,7 +48,8 @@ void copy(Stream& stream, Tensor y, const Tensor& x) {
       return;
     }
     with_activation_type("copy", y, [&]<class To>(To) {
-      launch(stream, convert_kernel<To, From>, shape_for(x.numel()), y.data<To>(), x.data<From>(), x.numel());
+      if constexpr (!std::is_same_v<To, From>)
+        launch(stream, convert_kernel<To, From>, shape_for(x.numel()), y.data<To>(), x.data<From>(), x.numel());
     });
   });
 }

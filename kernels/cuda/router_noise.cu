@@ -79,8 +79,7 @@ __global__ void jitter_kernel(T* x, int64_t n, float eps, Draws given) {
 // A uniform draw is below p exactly where its 24 bits are below ⌈p·2^24⌉.
 uint32_t drop_threshold(double p) { return static_cast<uint32_t>(std::ceil(p * 0x1p24)); }
 
-__global__ void mask_scores_kernel(float* scores, int64_t n, float value, uint32_t threshold,
-                                   Draws given) {
+__global__ void mask_scores_kernel(float* scores, int64_t n, float value, uint32_t threshold, Draws given) {
   const FourDraws draws(given);
 #pragma unroll
   for (int k = 0; k < 4; ++k) {
@@ -104,7 +103,8 @@ __global__ void drop_choices_kernel(int32_t* out, const int32_t* blocks, int64_t
 
 }  // namespace
 
-void noisy_scores_forward(Stream& stream, Tensor noisy, const Tensor& logits, const Tensor& spread, const Draws& draws) {
+void noisy_scores_forward(Stream& stream, Tensor noisy, const Tensor& logits, const Tensor& spread,
+                          const Draws& draws) {
   const int64_t n = logits.numel();
   launch(stream, noisy_scores_forward_kernel, {blocks_for(n, kThreads), kThreads}, noisy.data<float>(),
          logits.data<float>(), spread.data<float>(), n, draws);
@@ -121,8 +121,8 @@ void jitter(Stream& stream, Tensor x, double eps, const Draws& draws) {
   const int64_t n = x.numel();
   const bool packed = is_aligned(x.raw()) && begins_a_block(draws);
   with_activation_type("jitter", x, [&]<class T>(T) {
-    launch(stream, packed ? jitter_kernel<T, true> : jitter_kernel<T, false>,
-           {blocks_for_draws(n), kThreads}, x.data<T>(), n, eps, draws);
+    launch(stream, packed ? jitter_kernel<T, true> : jitter_kernel<T, false>, {blocks_for_draws(n), kThreads},
+           x.data<T>(), n, eps, draws);
   });
 }
 

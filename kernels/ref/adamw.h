@@ -1,4 +1,5 @@
-// One step of AdamW on n parameters; lr, t and gradient_scale are numbers of the update. Loshchilov & Hutter, arXiv 1711.05101, algorithm 2, the decay times lr:
+// One step of AdamW on n parameters; lr, t and gradient_scale are numbers of the update. Loshchilov & Hutter, arXiv
+// 1711.05101, algorithm 2, the decay times lr:
 //   g = gradient_scale·grad;  m = β₁m + (1-β₁)g;  v = β₂v + (1-β₂)g²
 //   w = w - lr·( (m/(1-β₁^t)) / (√(v/(1-β₂^t)) + eps) + weight_decay·w )
 #pragma once

@@ -9,7 +9,8 @@ namespace sffn::ref {
 template <class T>
 void mask_scores(T* scores, int64_t n, double value, const Dropout& d) {
   for (int64_t i = 0; i < n; ++i) {
-    if (random_uniform(d.draws.key, static_cast<uint64_t>(d.draws.first_index + i)) < d.probability) scores[i] = constant<T>(value);
+    if (random_uniform(d.draws.key, static_cast<uint64_t>(d.draws.first_index + i)) < d.probability)
+      scores[i] = constant<T>(value);
   }
 }
 

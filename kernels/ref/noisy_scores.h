@@ -31,8 +31,7 @@ void noisy_scores_forward(T* noisy, const T* logits, const T* spread, int64_t n,
 
 // softplus' = σ
 template <class T>
-void noisy_scores_backward(T* dlogits, T* dspread, const T* dnoisy, const T* spread, int64_t n,
-                           const Draws& draws) {
+void noisy_scores_backward(T* dlogits, T* dspread, const T* dnoisy, const T* spread, int64_t n, const Draws& draws) {
   for (int64_t i = 0; i < n; ++i) {
     dlogits[i] += dnoisy[i];
     dspread[i] += dnoisy[i] * T(noise(draws, i)) * sigmoid(spread[i]);

@@ -81,7 +81,9 @@ void BatchUpload::send(Stream& stream, const Batch& batch, const PassClock& cloc
   Slot& slot = slots_[next_++ % slots_.size()];
   slot.copied.wait();
   std::byte* to = slot.memory.data();
-  const auto put = [&](const void* from, size_t bytes) { to = std::copy_n(static_cast<const std::byte*>(from), bytes, to); };
+  const auto put = [&](const void* from, size_t bytes) {
+    to = std::copy_n(static_cast<const std::byte*>(from), bytes, to);
+  };
   for (const std::vector<int32_t>* ids : {&batch.inputs, &batch.targets, &batch.positions, &batch.segment_start}) {
     put(ids->data(), ids->size() * sizeof(int32_t));
   }

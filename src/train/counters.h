@@ -1,4 +1,5 @@
-// The counters of a model's layers: cleared, and read over all ranks. Layer after layer, those of all layers are one list.
+// The counters of a model's layers: cleared, and read over all ranks. Layer after layer, those of all layers are one
+// list.
 #pragma once
 #include "comm/communicator.h"
 #include "core/json.h"

@@ -83,7 +83,9 @@ void Engine::open_books() {
   books_.memory = Buffer(runtime_, {numbers}, DType::kF64);
   const Tensor all = books_.memory.tensor({numbers}, DType::kF64);
   int64_t at = 0;
-  const auto take = [&](Shape shape) { return all.slice(std::exchange(at, at + shape.numel()), shape.numel()).view(shape); };
+  const auto take = [&](Shape shape) {
+    return all.slice(std::exchange(at, at + shape.numel()), shape.numel()).view(shape);
+  };
   books_.report = all.slice(0, reported);
   books_.numbers = take({update::kCount});
   books_.sums = take({leaf});
@@ -190,8 +192,8 @@ void Engine::accumulate_gradients(int64_t step, const BatchOf& batch_of, const P
   }
 }
 
-// The sum of all micro-batches' gradients comes to the ranks that update with it, and every rank gets the numbers of the
-// update. On a stream of its own.
+// The sum of all micro-batches' gradients comes to the ranks that update with it, and every rank gets the numbers of
+// the update. On a stream of its own.
 void Engine::exchange() {
   Communicator& data = *parallel_.data;
   collect_counters(model_, stream_, own(books_.ranks, one_each_).view({books_.counted.numel()}));
@@ -329,9 +331,12 @@ std::vector<std::pair<std::string, size_t>> Engine::memory() const {
 }
 
 std::vector<std::pair<std::string, size_t>> Engine::memory_with(ArenaSizes arenas) const {
-  return {{"parameters", model_.params().bytes()}, {"constants", model_.constant_bytes()},
-          {"gradients", gradients_.bytes()},       {"optimizer", optimizer_->bytes()},
-          {"activations", arenas.saved},           {"scratch", arenas.scratch},
+  return {{"parameters", model_.params().bytes()},
+          {"constants", model_.constant_bytes()},
+          {"gradients", gradients_.bytes()},
+          {"optimizer", optimizer_->bytes()},
+          {"activations", arenas.saved},
+          {"scratch", arenas.scratch},
           {"batch and report", batch_.bytes() + books_.memory.bytes() + books_.extra_memory.bytes()}};
 }
 

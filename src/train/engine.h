@@ -65,8 +65,8 @@ class Engine {
 
   // Weights by seed and name, moments zero; token_counts as in Transformer::initialise.
   void initialise(const TokenCounts& token_counts = no_token_counts);
-  // Update number `step` (from 1), from micro-batches to weights, put on the device's queue: nothing of it is read here.
-  // Collective over the data ranks; loss, norm and weights do not depend on their number.
+  // Update number `step` (from 1), from micro-batches to weights, put on the device's queue: nothing of it is read
+  // here. Collective over the data ranks; loss, norm and weights do not depend on their number.
   void start(int64_t step, const BatchOf& batch_of, double learning_rate, const Flags& flags, const Progress& progress);
   // Waits for the oldest step that was started and not finished.
   StepNumbers finish();

@@ -100,8 +100,8 @@ TEST_CASE("a step of every method in bf16 has the loss of the CPU", "[device]") 
   }
 }
 
-// Kills: an update that does not look at the flag, when it is replayed or when the next step was started before the host
-// saw it.
+// Kills: an update that does not look at the flag, when it is replayed or when the next step was started before the
+// host saw it.
 TEST_CASE("a step whose loss is not finite changes no weight on the device", "[device]") {
   OneRank rank(training_of(*find_ffn_method("avg_k"), Precision::kFp32), cuda_runtime());
   for (int64_t step = 1; step <= 3; ++step) {

@@ -183,9 +183,9 @@ TEST_CASE("the balance bias moves by the rate towards the mean load, and not at 
     HostTensor bias(kF32, {blocks}, std::vector<double>(static_cast<size_t>(blocks), 0.5));
     const HostTensor before = bias;
     Stream stream(cpu_runtime());
-    ops::update_balance_bias(
-        stream, bias, HostTensor(kF64, {blocks}, std::vector<double>(static_cast<size_t>(blocks), 1e12 + 7)),
-        numbers_of(1), 0.25);
+    ops::update_balance_bias(stream, bias,
+                             HostTensor(kF64, {blocks}, std::vector<double>(static_cast<size_t>(blocks), 1e12 + 7)),
+                             numbers_of(1), 0.25);
     CHECK(bias.bytes() == before.bytes());
   }
 }

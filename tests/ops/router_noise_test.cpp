@@ -259,12 +259,15 @@ TEST_CASE("noise ops refuse tensors and numbers that do not fit", "[ops][router_
   Stream s(cpu_runtime());
   const HostTensor x(kF32, {2, 3}), other(kF32, {3, 2}), low(kBF16, {2, 3});
   const auto message = [&](auto&& run) { return error_of(run).what; };
-  CHECK(message([&] { ops::noisy_scores_forward(s, x, x, other, Draws{kKey, 0}); }) ==
-        "noisy_scores_forward: spread is f32 [3, 2] on cpu; expected f32 [2, 3] on cpu");
-  CHECK(message([&] { ops::noisy_scores_backward(s, x, other, x, x, Draws{kKey, 0}); }) ==
-        "noisy_scores_backward: dspread is f32 [3, 2] on cpu; expected f32 [2, 3] on cpu");
-  CHECK(message([&] { ops::noisy_scores_forward(s, x, x, x, Draws{kKey, -1}); }) ==
-        "noisy_scores_forward: first_index is -1; expected at least 0");
+  CHECK(message([&] {
+          ops::noisy_scores_forward(s, x, x, other, Draws{kKey, 0});
+        }) == "noisy_scores_forward: spread is f32 [3, 2] on cpu; expected f32 [2, 3] on cpu");
+  CHECK(message([&] {
+          ops::noisy_scores_backward(s, x, other, x, x, Draws{kKey, 0});
+        }) == "noisy_scores_backward: dspread is f32 [3, 2] on cpu; expected f32 [2, 3] on cpu");
+  CHECK(message([&] {
+          ops::noisy_scores_forward(s, x, x, x, Draws{kKey, -1});
+        }) == "noisy_scores_forward: first_index is -1; expected at least 0");
   CHECK(message([&] { ops::jitter(s, x, 1.0, Draws{kKey, 0}); }) == "jitter: eps is 1; expected [0, 1)");
   CHECK(message([&] {
           ops::mask_scores(s, x, 0, Dropout{1.0, kKey, 0});

@@ -49,7 +49,8 @@ TEST_CASE("tree sums are those of the tree, to the bit, for any number of leaves
   }
 }
 
-// Kills: extra losses summed and not averaged, a norm without its root, a clip that scales up, learning rate or step lost.
+// Kills: extra losses summed and not averaged, a norm without its root, a clip that scales up, learning rate or step
+// lost.
 TEST_CASE("the numbers of an update are those of its sums", "[ops][update_numbers]") {
   const std::vector<double> n = numbers_from({32, 1, 3}, 25, 2);
   CHECK(n[update::kLearningRate] == -7);

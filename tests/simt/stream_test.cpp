@@ -1,6 +1,7 @@
 // Streams, events and graphs of the executor's device do what CUDA's must, and no more than CUDA's may.
-#include "core/buffer.h"
 #include "core/stream.h"
+
+#include "core/buffer.h"
 #include "kernels/cuda/launch.cuh"
 #include "kernels/cuda/runtime.h"
 #include "support/catch.h"

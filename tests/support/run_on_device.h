@@ -127,17 +127,18 @@ std::remove_cvref_t<P> to_device(const DeviceCopies& copies, const std::remove_r
 // every floating tensor of the op is a counter.
 class Kinds {
  public:
-  void add(const Tensor& t) {
+  void add(const Tensor& t, bool writable) {
     if (!t.defined()) return;
     reference_ |= t.dtype() == DType::kC128;
     double_ |= t.dtype() == DType::kF64;
+    double_read_ |= t.dtype() == DType::kF64 && !writable;
     single_ |= t.dtype() == DType::kF32 || t.dtype() == DType::kBF16;
     float_ |= t.dtype() == DType::kF32;
   }
   bool belong_on_device(std::string_view op) const {
     if (reference_) return false;
     if (op == "adamw") return float_;  // beside bf16 and the numbers of the update, which are f64
-    if (op == "copy") return !double_;  // between any types on the CPU
+    if (op == "copy") return !double_read_ && (single_ || !double_);  // the CPU has all conversions
     for (const std::string_view counts : {"accumulate_counts", "limit_capacity", "tree_sum", "update_numbers"}) {
       if (op == counts) return true;
     }
@@ -145,7 +146,7 @@ class Kinds {
   }
 
  private:
-  bool reference_ = false, double_ = false, single_ = false, float_ = false;
+  bool reference_ = false, double_ = false, double_read_ = false, single_ = false, float_ = false;
 };
 
 template <class... P, class... Args>
@@ -156,7 +157,7 @@ void run_on_device(std::string_view op, Stream& stream, void (*on_cpu)(Stream&, 
     std::apply([&](const auto&... argument) { (each_tensor<P>(argument, f), ...); }, given);
   };
   Kinds kinds;
-  visit([&](const Tensor& t, bool) { kinds.add(t); });
+  visit([&](const Tensor& t, bool writable) { kinds.add(t, writable); });
   if (!kinds.belong_on_device(op)) {
     std::apply([&](const auto&... argument) { on_cpu(stream, argument...); }, given);
     return;

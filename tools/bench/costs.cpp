@@ -89,7 +89,8 @@ class Layer {
 
 std::string measure_expert_costs(const std::function<void(const std::string&)>& progress) {
   std::string table =
-      "// Written by `sffn bench ops --write-costs`: dtype, block size, time of a cell of the grouped form over that of a\n"
+      "// Written by `sffn bench ops --write-costs`: dtype, block size, time of a cell of the grouped form over that "
+      "of a\n"
       "// cell of the masked form, forward and backward.\n";
   for (const DType dtype : {DType::kF32, DType::kBF16}) {
     for (const int64_t block_size : kBlockSizes) {
