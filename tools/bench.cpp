@@ -47,6 +47,7 @@ void print_step(const Json& report) {
   std::printf("  throughput            %10.0f tokens/s, %.4f model TFLOP/s\n", number("tokens_per_second"),
               number("model_tflops"));
   std::printf("  memory of rank 0      %10.1f MiB\n", number("memory_bytes") / (1 << 20));
+  for (const Json& line : report.find("products")->as_array()) std::printf("  product %s\n", line.as_string().c_str());
 }
 
 Config load_model(Communicator& ranks, const Arguments& arguments) {
@@ -62,7 +63,8 @@ int run_step(World& world, const Arguments& arguments) {
   log::start(ranks.rank(), arguments.json, arguments.json);
   const Config config = load_model(ranks, arguments);
   log_world(world);
-  const Json report = bench_step(config, ranks, open_device(config.backend, ranks, world.host().rank()), arguments.steps);
+  const Json report =
+      bench_step(config, ranks, open_device(config.backend, ranks, world.host().rank()), arguments.steps);
   if (ranks.rank() != 0) return 0;
   if (arguments.json)
     print_json(report);
