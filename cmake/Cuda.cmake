@@ -23,7 +23,7 @@ if(SFFN_SIMT)
   target_link_libraries(sffn_simt PUBLIC Threads::Threads)
   set_property(GLOBAL APPEND PROPERTY SFFN_EXTERNALS sffn_simt)
 
-  list(FILTER cuda_sources EXCLUDE REGEX "/matmul\\.cpp$")  # cuBLASLt
+  list(FILTER cuda_sources EXCLUDE REGEX "/(cublas|matmul)\\.cpp$")
   list(APPEND cuda_sources tests/simt/matmul.cpp)
   file(GLOB kernel_files CONFIGURE_DEPENDS kernels/cuda/*.cu)
   set_source_files_properties(${kernel_files} PROPERTIES LANGUAGE CXX)

@@ -1,11 +1,11 @@
 // The checks of every op, whatever the backend: shapes, dtypes, devices, and the numbers beside the tensors. An error
 // reads "OP: TENSOR is FOUND; expected EXPECTED". Values inside tensors are not looked at: they may be on a device, or
-// nowhere (meta). On the meta device matmul and attention count their FLOPs in stream.counter().
+// nowhere (meta). On the meta device attention counts its FLOPs in stream.counter(), as matrix products do
+// (contract_matmul.cpp).
 #include "kernels/contract_call.h"
 #include "kernels/ops.h"
 
 #include <cmath>
-#include <utility>
 
 namespace sffn::contract {
 namespace {
@@ -80,31 +80,6 @@ void random_normal(Stream& stream, Tensor x, RandomKey, double std, bool) {
   const Call call(stream, __func__);
   call.floating("x", x);
   call.require(std >= 0 && std::isfinite(std), "std is ", std, "; expected a finite number of at least 0");
-}
-
-void matmul(Stream& stream, Tensor c, const Tensor& a, Transpose ta, const Tensor& b, Transpose tb, const Tensor& bias,
-            Accumulate add) {
-  const Call call(stream, __func__);
-  auto [M, K] = call.matrix("a", a);
-  if (ta == Transpose::kYes) std::swap(M, K);
-  auto [rows_of_b, N] = call.matrix("b", b);
-  if (tb == Transpose::kYes) std::swap(rows_of_b, N);
-  call.exact("b", b, a.dtype(), tb == Transpose::kYes ? Shape{N, K} : Shape{K, N});
-  const DType accumulate = accumulate_type(a.dtype());
-  const bool widened = c.defined() && c.dtype() == accumulate;
-  call.exact("c", c, widened ? accumulate : a.dtype(), {M, N});
-  call.exact_or_absent("bias", bias, accumulate, {N});
-  if (stream.is_meta()) {
-    stream.counter().count({.M = M,
-                            .N = N,
-                            .K = K,
-                            .transpose_a = ta == Transpose::kYes,
-                            .transpose_b = tb == Transpose::kYes,
-                            .bias = bias.defined(),
-                            .accumulate = add == Accumulate::kYes,
-                            .input = a.dtype(),
-                            .output = c.dtype()});
-  }
 }
 
 void column_sum(Stream& stream, Tensor out, const Tensor& x) {

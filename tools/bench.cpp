@@ -47,6 +47,7 @@ void print_step(const Json& report) {
   std::printf("  throughput            %10.0f tokens/s, %.4f model TFLOP/s\n", number("tokens_per_second"),
               number("model_tflops"));
   std::printf("  memory of rank 0      %10.1f MiB\n", number("memory_bytes") / (1 << 20));
+  for (const Json& line : report.find("products")->as_array()) std::printf("  product %s\n", line.as_string().c_str());
 }
 
 Config load_model(Communicator& ranks, const Arguments& arguments) {

@@ -96,8 +96,7 @@ void LossHead::forward_backward(Context& ctx, const BatchTensors& batch, const R
     // logits = x·Wᵀ + b; logits now hold their gradient
     ops::matmul(stream, dx.slice(first, count), logits, Transpose::kNo, weight_->value, Transpose::kNo, Tensor(),
                 Accumulate::kNo);
-    ops::matmul(stream, weight_->grad, logits, Transpose::kYes, x, Transpose::kNo, Tensor(), Accumulate::kYes);
-    if (bias_ != nullptr) ops::column_sum(stream, bias_->grad, logits);
+    ops::weight_gradient(stream, weight_->grad, grad_of(bias_), logits, x, Transpose::kYes);
   }
   ops::fill_zero(stream, dh);
   norm_.backward(ctx, dh, dx, norm);

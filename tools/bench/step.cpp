@@ -1,5 +1,7 @@
 #include "tools/bench/step.h"
 
+#include "kernels/cuda/runtime.h"
+#include "kernels/ops.h"
 #include "model/flops.h"
 #include "train/engine.h"
 #include "train/random_batch.h"
@@ -15,6 +17,17 @@ double median(std::vector<double> values) {
   std::sort(values.begin(), values.end());
   const size_t middle = values.size() / 2;
   return values.size() % 2 ? values[middle] : 0.5 * (values[middle - 1] + values[middle]);
+}
+
+// On a GPU: its matrix products, and which of them cuBLASLt fuses with what follows.
+Json products_of(Stream& stream) {
+  Json lines = Json::array();
+  if constexpr (kHasCuda) {
+    if (stream.is_cuda()) {
+      for (const std::string& line : cuda::describe_products(stream)) lines.push_back(line);
+    }
+  }
+  return lines;
 }
 
 }  // namespace
@@ -58,6 +71,7 @@ Json bench_step(Config config, Communicator& ranks, DeviceRuntime& runtime, int6
   report["optimizer_ms"] = median(optimizer_ms);
   report["exposed_communication_ms"] = median(communication_ms);
   report["memory_bytes"] = engine.memory_bytes();
+  report["products"] = products_of(engine.stream());
   report["model_tflops"] = count_flops(config.model).train_per_token * tokens_per_second * 1e-12;
   return report;
 }
