@@ -1,6 +1,7 @@
 #include "kernels/cuda/runtime.h"
 
 #include "core/error.h"
+#include "kernels/cuda/device.h"
 #include "kernels/cuda/launch.cuh"
 
 #include <map>
@@ -52,6 +53,12 @@ class CudaRuntime final : public DeviceRuntime {
     return data;
   }
   void release(void* data, size_t) override { (void)cudaFree(data); }
+  std::optional<size_t> free_bytes() override {
+    size_t free = 0, total = 0;
+    check(cudaSetDevice(index_), "cudaSetDevice");
+    check(cudaMemGetInfo(&free, &total), "cudaMemGetInfo");
+    return free;
+  }
   std::unique_ptr<NativeStream> make_stream() override { return std::make_unique<CudaStream>(index_); }
   void copy_to_device(NativeStream* stream, void* device, const void* host, size_t bytes) override {
     check(cudaMemcpyAsync(device, host, bytes, cudaMemcpyHostToDevice, of(stream)), "copy to the device");
@@ -66,16 +73,6 @@ class CudaRuntime final : public DeviceRuntime {
   int index_;
 };
 
-int device_count() {
-  int count = 0;
-  const cudaError_t error = cudaGetDeviceCount(&count);
-  if (error != cudaSuccess || count == 0) {
-    throw UsageError("backend", cat("cuda: ", error == cudaSuccess ? "there is no GPU" : cudaGetErrorString(error),
-                                    "; \"backend\": \"cpu\" runs without one"));
-  }
-  return count;
-}
-
 }  // namespace
 }  // namespace cuda
 
@@ -83,8 +80,11 @@ DeviceRuntime& cuda_runtime(int device) {
   static std::mutex lock;
   static std::map<int, cuda::CudaRuntime> runtimes;
   const std::lock_guard<std::mutex> guard(lock);
-  const int count = cuda::device_count();
-  if (device < 0 || device >= count) throw UsageError("backend", cat("cuda: there is no GPU ", device, " of ", count));
+  if (const auto open = runtimes.find(device); open != runtimes.end()) return open->second;
+  require_gpu(device);
+  cuda::CudaRuntime runtime(device);
+  Stream stream(runtime);
+  require_kernels(stream);
   return runtimes.try_emplace(device, device).first->second;
 }
 

@@ -3,7 +3,8 @@
 
 namespace sffn {
 
-// The GPU `device` of this process. Throws UsageError naming the CPU backend as the alternative where there is none.
+// The GPU `device` of this process, from its first call on. Throws UsageError naming the CPU backend as the alternative
+// where it cannot be used (device.h).
 DeviceRuntime& cuda_runtime(int device = 0);
 
 }  // namespace sffn

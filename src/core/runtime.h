@@ -5,6 +5,7 @@
 
 #include <cstddef>
 #include <memory>
+#include <optional>
 
 namespace sffn {
 
@@ -20,6 +21,8 @@ class DeviceRuntime {
   // At least `bytes` bytes aligned to 64, zero; throws RunError naming the size when there is not enough.
   virtual void* allocate(size_t bytes) = 0;
   virtual void release(void* data, size_t bytes) = 0;
+  // Bytes that can still be allocated; nothing where a system decides that as memory is touched.
+  virtual std::optional<size_t> free_bytes() { return std::nullopt; }
   virtual std::unique_ptr<NativeStream> make_stream() = 0;
   // Copies between this device and the host, ordered on the stream; the host side must stay valid until synchronize.
   virtual void copy_to_device(NativeStream*, void* device, const void* host, size_t bytes) = 0;
