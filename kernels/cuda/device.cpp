@@ -96,6 +96,13 @@ void require_kernels(Stream& stream) {
   cuda::run_probe(stream);
 }
 
+size_t free_gpu_bytes(int index) {
+  size_t free = 0, total = 0;
+  cuda::check(cudaSetDevice(index), "cudaSetDevice");
+  cuda::check(cudaMemGetInfo(&free, &total), "cudaMemGetInfo");
+  return free;
+}
+
 std::string describe_gpu(int index) {
   const cudaDeviceProp properties = properties_of(index);
   const size_t blas = cublasLtGetVersion();

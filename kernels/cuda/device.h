@@ -17,6 +17,8 @@ void require_gpu(int index);
 // The same where this binary holds no kernels for the GPU of the stream; RunError where the smallest one fails.
 void require_kernels(Stream& stream);
 
+size_t free_gpu_bytes(int index);  // that can still be allocated
+
 // "NVIDIA H100 80GB HBM3, 79.6 GiB; driver 13.0, runtime 13.0, cuBLAS 13.1.0"
 std::string describe_gpu(int index);
 

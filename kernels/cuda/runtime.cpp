@@ -53,12 +53,6 @@ class CudaRuntime final : public DeviceRuntime {
     return data;
   }
   void release(void* data, size_t) override { (void)cudaFree(data); }
-  std::optional<size_t> free_bytes() override {
-    size_t free = 0, total = 0;
-    check(cudaSetDevice(index_), "cudaSetDevice");
-    check(cudaMemGetInfo(&free, &total), "cudaMemGetInfo");
-    return free;
-  }
   std::unique_ptr<NativeStream> make_stream() override { return std::make_unique<CudaStream>(index_); }
   void copy_to_device(NativeStream* stream, void* device, const void* host, size_t bytes) override {
     check(cudaMemcpyAsync(device, host, bytes, cudaMemcpyHostToDevice, of(stream)), "copy to the device");

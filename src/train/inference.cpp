@@ -26,7 +26,7 @@ InferenceModel::InferenceModel(Communicator& comm, DeviceRuntime& runtime, const
     }
     const MemoryPlan memory = measure_memory(config_, batch_, time_);
     const PassPlan& plan = memory.evaluate;
-    require_memory(runtime, memory.parameters + memory.constants + plan.saved + plan.scratch, [&] {
+    require_memory(runtime.device(), memory.parameters + memory.constants + plan.saved + plan.scratch, [&] {
       return cat(plan.saved + plan.scratch, " of them for ", batch_, " rows of ", time_,
                  " tokens: a smaller --batch or --context needs less");
     });

@@ -1,11 +1,22 @@
 #include "train/memory_check.h"
 
+#include "kernels/cuda/device.h"
+
 #include <algorithm>
 #include <iomanip>
+#include <optional>
 #include <vector>
 
 namespace sffn {
 namespace {
+
+// Nothing where the system decides about memory as it is touched.
+std::optional<size_t> free_bytes([[maybe_unused]] Device device) {
+#if SFFN_HAS_CUDA
+  if (device.kind == Device::Kind::kCuda) return free_gpu_bytes(device.index);
+#endif
+  return std::nullopt;
+}
 
 size_t total_of(const Measurement& measured) {
   size_t total = 0;
@@ -85,16 +96,16 @@ std::string training_advice(const Config& config, const Measurement& measured, i
 
 }  // namespace
 
-void require_memory(DeviceRuntime& runtime, size_t needed, const std::function<std::string()>& advice) {
-  const std::optional<size_t> free = runtime.free_bytes();
+void require_memory(Device device, size_t needed, const std::function<std::string()>& advice) {
+  const std::optional<size_t> free = free_bytes(device);
   if (!free || *free >= needed) return;
-  throw UsageError("memory", cat(runtime.device().str(), " has ", in_gib(*free), " free, and ", in_gib(needed),
-                                 " are needed, ", advice(), "; or use \"backend\": \"cpu\" (--backend cpu)"));
+  throw UsageError("memory", cat(device.str(), " has ", in_gib(*free), " free, and ", in_gib(needed), " are needed, ",
+                                 advice(), "; or use \"backend\": \"cpu\" (--backend cpu)"));
 }
 
-void require_memory(DeviceRuntime& runtime, const Config& config, const Measurement& measured, int rank, int ranks) {
-  const size_t free = runtime.free_bytes().value_or(0);
-  require_memory(runtime, total_of(measured), [&] { return training_advice(config, measured, rank, ranks, free); });
+void require_memory(Device device, const Config& config, const Measurement& measured, int rank, int ranks) {
+  const size_t free = free_bytes(device).value_or(0);
+  require_memory(device, total_of(measured), [&] { return training_advice(config, measured, rank, ranks, free); });
 }
 
 }  // namespace sffn

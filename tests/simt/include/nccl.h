@@ -1,5 +1,5 @@
 // Stands in for NCCL's header of this name: the part of the API that comm/nccl.cpp calls, between ranks that are
-// threads of one process (simt/nccl.cpp).
+// threads of one process (simt/collectives.cpp).
 #pragma once
 #include "cuda_runtime.h"
 

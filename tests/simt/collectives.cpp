@@ -1,9 +1,9 @@
 // NCCL between the executor's GPUs. A group of calls becomes one launch of each communicator on its stream; the launch
 // waits there for other ranks, outside of the lock that kernels run under.
-#include "nccl.h"
+#include <nccl.h>
 
 #include "simt/clique.h"
-#include "simt/nccl.h"
+#include "simt/collectives.h"
 
 #include <cstring>
 #include <memory>
