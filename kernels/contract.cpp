@@ -249,8 +249,25 @@ void dropout(Stream& stream, Tensor x, const Dropout& dropout) {
   call.dropout(dropout);
 }
 
-void adamw(Stream& stream, Tensor master, Tensor rounded, Tensor m, Tensor v, const Tensor& grad,
-           const AdamWStep& step) {
+void tree_sum(Stream& stream, Tensor out, const Tensor& x) {
+  const Call call(stream, __func__);
+  const auto [leaves, columns] = call.matrix("x", x);
+  call.exact("x", x, DType::kF64, {leaves, columns});
+  call.exact("out", out, DType::kF64, {columns});
+}
+
+void update_numbers(Stream& stream, Tensor numbers, const Tensor& sums, const Tensor& squares, double tokens,
+                    double leaves, double) {
+  const Call call(stream, __func__);
+  call.exact("numbers", numbers, DType::kF64, {update::kCount});
+  call.here("sums", sums);
+  call.exact("sums", sums, DType::kF64, {std::max<int64_t>(sums.numel(), 1)});
+  call.exact("squares", squares, DType::kF64, {1});
+  call.require(tokens >= 1 && leaves >= 1, "tokens are ", tokens, " and leaves ", leaves, "; expected at least 1");
+}
+
+void adamw(Stream& stream, Tensor master, Tensor rounded, Tensor m, Tensor v, const Tensor& grad, const Tensor& numbers,
+           const AdamWOptions& options) {
   const Call call(stream, __func__);
   call.floating("master", master);
   if (master.dtype() != DType::kF32 && master.dtype() != DType::kF64) call.refuse("master", master, "f32 or f64");
@@ -258,9 +275,9 @@ void adamw(Stream& stream, Tensor master, Tensor rounded, Tensor m, Tensor v, co
   call.same("v", v, master);
   call.same("grad", grad, master);
   call.exact_or_absent("rounded", rounded, DType::kBF16, master.shape());
-  call.require(step.step >= 1, "step is ", step.step, "; expected at least 1");
-  call.require(step.beta1 >= 0 && step.beta1 < 1 && step.beta2 >= 0 && step.beta2 < 1, "beta1 is ", step.beta1,
-               " and beta2 is ", step.beta2, "; expected [0, 1)");
+  call.exact("numbers", numbers, DType::kF64, {update::kCount});
+  call.require(options.beta1 >= 0 && options.beta1 < 1 && options.beta2 >= 0 && options.beta2 < 1, "beta1 is ",
+               options.beta1, " and beta2 is ", options.beta2, "; expected [0, 1)");
 }
 
 }  // namespace sffn::contract

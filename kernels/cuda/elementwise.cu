@@ -43,6 +43,10 @@ void copy(Stream& stream, Tensor y, const Tensor& x) {
     return;
   }
   with_activation_type("copy", x, [&]<class From>(From) {
+    if (y.dtype() == DType::kF64) {
+      launch(stream, convert_kernel<double, From>, shape_for(x.numel()), y.data<double>(), x.data<From>(), x.numel());
+      return;
+    }
     with_activation_type("copy", y, [&]<class To>(To) {
       launch(stream, convert_kernel<To, From>, shape_for(x.numel()), y.data<To>(), x.data<From>(), x.numel());
     });

@@ -4,6 +4,9 @@
 #include "kernels/cuda/stream.h"
 
 #include <cuda_runtime.h>
+#if SFFN_SIMT
+#include "simt/stream.h"
+#endif
 
 #include <cstddef>
 #include <cstdint>
@@ -38,11 +41,12 @@ void launch(Stream& stream, void (*kernel)(Params...), const LaunchShape& shape,
       static_cast<Params>(std::forward<Args>(args))...);
   check(cudaGetLastError(), "launch");
 #else
-  (void)stream;
-  simt::run_grid(shape.grid, shape.block, shape.shared_bytes, reinterpret_cast<const void*>(kernel),
-                 [kernel, all = std::tuple<Params...>(static_cast<Params>(std::forward<Args>(args))...)] {
-                   std::apply(kernel, all);
-                 });
+  simt::enqueue(
+      native(stream).stream,
+      [shape, kernel, all = std::tuple<Params...>(static_cast<Params>(std::forward<Args>(args))...)] {
+        simt::run_grid(shape.grid, shape.block, shape.shared_bytes, reinterpret_cast<const void*>(kernel),
+                       [&] { std::apply(kernel, all); });
+      });
 #endif
 }
 

@@ -4,6 +4,8 @@
 #include "kernels/cuda/device.h"
 #include "kernels/cuda/launch.cuh"
 
+#include <algorithm>
+#include <cstring>
 #include <map>
 #include <mutex>
 
@@ -17,22 +19,35 @@ CudaStream::CudaStream(int index) : device(index) {
 
 CudaStream::~CudaStream() {
   (void)cudaStreamSynchronize(stream);
-  (void)cudaFree(workspace_);
+  for (void* workspace : workspaces_) (void)cudaFree(workspace);
   (void)cudaStreamDestroy(stream);
 }
 
 void* CudaStream::workspace(size_t bytes) {
   if (bytes > workspace_bytes_) {
-    check(cudaStreamSynchronize(stream), "cudaStreamSynchronize");
-    check(cudaFree(workspace_), "cudaFree");
-    workspace_ = nullptr;
-    check(cudaMalloc(&workspace_, bytes), "workspace");
-    workspace_bytes_ = bytes;
+    const size_t grown = std::max(bytes, 2 * workspace_bytes_);  // so that all together are at most twice the last
+    workspaces_.push_back(nullptr);
+    check(cudaMalloc(&workspaces_.back(), grown), "workspace");
+    workspace_bytes_ = grown;
   }
-  return workspace_;
+  return workspaces_.empty() ? nullptr : workspaces_.back();
 }
 
 namespace {
+
+struct CudaEvent final : NativeEvent {
+  CudaEvent() { check(cudaEventCreateWithFlags(&event, cudaEventDefault), "cudaEventCreate"); }
+  ~CudaEvent() override { (void)cudaEventDestroy(event); }
+  CudaEvent(const CudaEvent&) = delete;
+  cudaEvent_t event = nullptr;
+};
+
+struct CudaGraph final : NativeGraph {
+  explicit CudaGraph(cudaGraph_t graph) { check(cudaGraphInstantiate(&executable, graph, 0), "cudaGraphInstantiate"); }
+  ~CudaGraph() override { (void)cudaGraphExecDestroy(executable); }
+  CudaGraph(const CudaGraph&) = delete;
+  cudaGraphExec_t executable = nullptr;
+};
 
 class CudaRuntime final : public DeviceRuntime {
  public:
@@ -62,7 +77,49 @@ class CudaRuntime final : public DeviceRuntime {
   }
   void synchronize(NativeStream* stream) override { check(cudaStreamSynchronize(of(stream)), "the stream"); }
 
+  void* allocate_host(size_t bytes) override {
+    void* data = nullptr;
+    if (bytes == 0) return data;
+    check(cudaMallocHost(&data, bytes), "page-locked memory");
+    std::memset(data, 0, bytes);
+    return data;
+  }
+  void release_host(void* data, size_t) override { (void)cudaFreeHost(data); }
+  bool is_asynchronous() const override { return true; }
+  std::unique_ptr<NativeEvent> make_event() override { return std::make_unique<CudaEvent>(); }
+  void record(NativeStream* stream, NativeEvent& event) override {
+    check(cudaEventRecord(of(event), of(stream)), "cudaEventRecord");
+  }
+  void hold(NativeStream* stream, const NativeEvent& event) override {
+    check(cudaStreamWaitEvent(of(stream), of(event), 0), "cudaStreamWaitEvent");
+  }
+  void wait(const NativeEvent& event) override { check(cudaEventSynchronize(of(event)), "the stream"); }
+  double milliseconds(const NativeEvent& begin, const NativeEvent& end) override {
+    float elapsed = 0;
+    check(cudaEventElapsedTime(&elapsed, of(begin), of(end)), "cudaEventElapsedTime");
+    return static_cast<double>(elapsed);
+  }
+  std::unique_ptr<NativeGraph> capture(NativeStream* stream, const std::function<void()>& work) override {
+    check(cudaStreamBeginCapture(of(stream), cudaStreamCaptureModeThreadLocal), "cudaStreamBeginCapture");
+    cudaGraph_t graph = nullptr;
+    try {
+      work();
+    } catch (...) {
+      (void)cudaStreamEndCapture(of(stream), &graph);
+      if (graph != nullptr) (void)cudaGraphDestroy(graph);
+      throw;
+    }
+    check(cudaStreamEndCapture(of(stream), &graph), "cudaStreamEndCapture");
+    auto captured = std::make_unique<CudaGraph>(graph);
+    check(cudaGraphDestroy(graph), "cudaGraphDestroy");
+    return captured;
+  }
+  void launch(NativeStream* stream, NativeGraph& graph) override {
+    check(cudaGraphLaunch(static_cast<CudaGraph&>(graph).executable, of(stream)), "cudaGraphLaunch");
+  }
+
  private:
+  static cudaEvent_t of(const NativeEvent& event) { return static_cast<const CudaEvent&>(event).event; }
   static cudaStream_t of(NativeStream* stream) { return static_cast<CudaStream*>(stream)->stream; }
   int index_;
 };

@@ -4,6 +4,7 @@
 
 #include <cstddef>
 #include <memory>
+#include <vector>
 
 struct CUstream_st;
 
@@ -14,7 +15,8 @@ struct CudaStream final : NativeStream {
   ~CudaStream() override;
   CudaStream(const CudaStream&) = delete;
 
-  // Memory for one op, valid until the next op on this stream asks. Grows when more is asked than ever before.
+  // Memory for one op, valid until the next op on this stream asks. Grows when more is asked than ever before; what was
+  // given stays, because recorded work uses it again. Not while work is recorded.
   void* workspace(size_t bytes);
 
   CUstream_st* stream = nullptr;
@@ -24,8 +26,8 @@ struct CudaStream final : NativeStream {
   const std::shared_ptr<CudaStream*> self = std::make_shared<CudaStream*>(this);
 
  private:
-  void* workspace_ = nullptr;
-  size_t workspace_bytes_ = 0;
+  std::vector<void*> workspaces_;  // the last is the largest
+  size_t workspace_bytes_ = 0;     // of the last
 };
 
 inline CudaStream& native(Stream& stream) { return static_cast<CudaStream&>(*stream.native()); }

@@ -4,6 +4,7 @@
 #include "core/device.h"
 
 #include <cstddef>
+#include <functional>
 #include <memory>
 #include <optional>
 
@@ -12,6 +13,14 @@ namespace sffn {
 // A backend's own queue: cudaStream_t, library handles and workspace. The CPU has none.
 struct NativeStream {
   virtual ~NativeStream() = default;
+};
+// A point in a queue, and the time it was passed.
+struct NativeEvent {
+  virtual ~NativeEvent() = default;
+};
+// Work that was recorded, to be launched again.
+struct NativeGraph {
+  virtual ~NativeGraph() = default;
 };
 
 class DeviceRuntime {
@@ -24,10 +33,27 @@ class DeviceRuntime {
   // Bytes that can still be allocated; nothing where a system decides that as memory is touched.
   virtual std::optional<size_t> free_bytes() { return std::nullopt; }
   virtual std::unique_ptr<NativeStream> make_stream() = 0;
+  // Memory of the host that copies reach while the host goes on (page-locked on a GPU); zero.
+  virtual void* allocate_host(size_t bytes);
+  virtual void release_host(void* data, size_t bytes);
   // Copies between this device and the host, ordered on the stream; the host side must stay valid until synchronize.
   virtual void copy_to_device(NativeStream*, void* device, const void* host, size_t bytes) = 0;
   virtual void copy_to_host(NativeStream*, void* host, const void* device, size_t bytes) = 0;
   virtual void synchronize(NativeStream*) = 0;
+
+  // Whether streams go on while the host does. The rest has an answer for a device whose work is done when a call
+  // returns.
+  virtual bool is_asynchronous() const { return false; }
+  virtual std::unique_ptr<NativeEvent> make_event();
+  virtual void record(NativeStream*, NativeEvent&);
+  virtual void hold(NativeStream*, const NativeEvent&) {}  // the stream goes on when the event was passed
+  virtual void wait(const NativeEvent&) {}                 // the host does
+  // From one event to a later one, both passed.
+  virtual double milliseconds(const NativeEvent& begin, const NativeEvent& end);
+  // What `work` puts on the stream, without running it; nothing where the device cannot, and `work` was not called.
+  // `work` must neither wait nor allocate. Throws RunError.
+  virtual std::unique_ptr<NativeGraph> capture(NativeStream*, const std::function<void()>& work);
+  virtual void launch(NativeStream*, NativeGraph&) {}
 };
 
 DeviceRuntime& cpu_runtime();

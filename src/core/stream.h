@@ -3,6 +3,7 @@
 #include "core/tensor.h"
 
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <utility>
 #include <vector>
@@ -59,6 +60,40 @@ class Stream {
   DeviceRuntime* runtime_;
   std::unique_ptr<NativeStream> native_;
   OpCounter counter_;
+};
+
+// A point in streams of one device.
+class Event {
+ public:
+  explicit Event(DeviceRuntime& runtime) : runtime_(&runtime), native_(runtime.make_event()) {}
+
+  void record(Stream& stream) { runtime_->record(stream.native(), *native_); }
+  void hold(Stream& stream) const { runtime_->hold(stream.native(), *native_); }  // the stream waits for this point
+  void wait() const { runtime_->wait(*native_); }                                 // the host does
+  double milliseconds_since(const Event& begin) const { return runtime_->milliseconds(*begin.native_, *native_); }
+
+ private:
+  DeviceRuntime* runtime_;
+  std::unique_ptr<NativeEvent> native_;
+};
+
+// The same work on a stream again and again: recorded the second time, where the device can, and launched as one from
+// then on. The first time runs as ever, so that what grows on demand (workspaces, plans of matrix products) has grown.
+class Replay {
+ public:
+  void run(Stream& stream, const std::function<void()>& work) {
+    if (!ran_) {
+      ran_ = true;
+      return work();
+    }
+    if (!graph_) graph_ = stream.runtime().capture(stream.native(), work);
+    if (!graph_) return work();
+    stream.runtime().launch(stream.native(), *graph_);
+  }
+
+ private:
+  bool ran_ = false;
+  std::unique_ptr<NativeGraph> graph_;
 };
 
 }  // namespace sffn

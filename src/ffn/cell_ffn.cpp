@@ -31,7 +31,9 @@ class CellFfn final : public ChoosingFfn {
   };
   std::unique_ptr<Product> product(Context&, Tensor y, const SelectorInput& in) override;
   void product_backward(Context&, Tensor dx, const Tensor& dy, const SelectorInput& in, const Product&) override;
-  void balance_load(Stream& stream, const std::vector<double>& load) override { balance_.after_step(stream, load); }
+  void balance_load(Stream& stream, const Tensor& load, const Tensor& numbers) override {
+    balance_.after_step(stream, load, numbers);
+  }
 
   bool postact() const { return options_.select_on == SelectOn::kPostact; }
   bool gate_scored() const { return postact() && shape_.gated; }

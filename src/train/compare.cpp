@@ -36,6 +36,8 @@ class Side {
     gradients_ = Buffer(runtime, {params.flat_size()}, type);
     flat_ = gradients_.tensor({params.flat_size()}, type);
     params.use_gradients(flat_);
+    numbers_memory_ = Buffer(runtime, {update::kCount}, DType::kF64);
+    numbers_ = numbers_memory_.tensor({update::kCount}, DType::kF64);
     optimizer_ = std::make_unique<AdamW>(config.optimizer, params, FlatRange{0, params.flat_size()}, runtime);
     model_.initialise(stream_, config.train.seed, [&] { return random_token_counts(config); });
     optimizer_->adopt_values(stream_);
@@ -64,7 +66,11 @@ class Side {
     for (auto param = model_.params().all().rbegin(); param != model_.params().all().rend(); ++param) {
       made.push_back({"grad." + param->spec.name, read_values(stream_, param->grad)});
     }
-    optimizer_->update(stream_, flat_, config_.optimizer.lr, 1, step);
+    std::vector<double> numbers(update::kCount, 1);
+    numbers[update::kLearningRate] = config_.optimizer.lr;
+    numbers[update::kStep] = static_cast<double>(step);
+    write_values(stream_, numbers_, numbers);
+    optimizer_->update(stream_, flat_, numbers_);
     for (const Param& param : model_.params().all()) {
       made.push_back({param.spec.name, read_values(stream_, param.value)});
     }
@@ -91,6 +97,8 @@ class Side {
   Arena saved_, scratch_;
   Buffer gradients_;
   Tensor flat_;
+  Buffer numbers_memory_;
+  Tensor numbers_;  // of the update; nothing is clipped
   std::unique_ptr<AdamW> optimizer_;
 };
 

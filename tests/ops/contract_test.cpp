@@ -38,7 +38,7 @@ TEST_CASE("a broken contract names op, tensor, what was found and what was expec
           ops::matmul(s, x(2, 3), x(2, 4), Transpose::kNo, x(5, 3), Transpose::kNo, Tensor(), Accumulate::kNo);
         }) == "matmul: b is f32 [5, 3] on cpu; expected f32 [4, 3] on cpu");
   CHECK(message_of([&] {
-          ops::dropout(s, x(2, 3), Dropout{1.0, {}, 0});
+          ops::dropout(s, x(2, 3), Dropout{1.0});
         }) == "dropout: dropout probability is 1; expected [0, 1)");
   CHECK(message_of([&] { ops::sum(s, outline({1}), x(2, 3)); }) ==
         "sum: out is f32 [1] on cpu; expected f64 [1] on cpu");
@@ -123,12 +123,16 @@ TEST_CASE("attention, rope and AdamW refuse numbers that cannot be", "[ops][cont
   CHECK(message_of([&] { ops::rope_backward(s, qkv, none, kAttention, 1e4); }) ==
         "rope_backward: positions is absent; expected i32 [16] on cpu");
   const Tensor n = outline({5});
-  AdamWStep step;
-  step.step = 0;
-  CHECK(message_of([&] { ops::adamw(s, n, none, n, n, n, step); }) == "adamw: step is 0; expected at least 1");
-  CHECK(message_of([&] { ops::adamw(s, n, n, n, n, n, AdamWStep{}); }) ==
+  const Tensor numbers = outline({update::kCount}, DType::kF64);
+  CHECK(message_of([&] { ops::adamw(s, n, none, n, n, n, n, AdamWOptions{}); }) ==
+        "adamw: numbers is f32 [5] on cpu; expected f64 [6] on cpu");
+  CHECK(message_of([&] { ops::tree_sum(s, n, outline({4, 5}, DType::kF64)); }) ==
+        "tree_sum: out is f32 [5] on cpu; expected f64 [5] on cpu");
+  CHECK(message_of([&] { ops::update_numbers(s, numbers, numbers, numbers, 8, 1, 0); }) ==
+        "update_numbers: squares is f64 [6] on cpu; expected f64 [1] on cpu");
+  CHECK(message_of([&] { ops::adamw(s, n, n, n, n, n, numbers, AdamWOptions{}); }) ==
         "adamw: rounded is f32 [5] on cpu; expected bf16 [5] on cpu");
-  CHECK(message_of([&] { ops::adamw(s, n, none, n, outline({4}), n, AdamWStep{}); }) ==
+  CHECK(message_of([&] { ops::adamw(s, n, none, n, outline({4}), n, numbers, AdamWOptions{}); }) ==
         "adamw: v is f32 [4] on cpu; expected f32 [5] on cpu");
 }
 

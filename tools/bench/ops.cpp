@@ -4,6 +4,7 @@
 #include "core/stream.h"
 #include "kernels/cpu/capabilities.h"
 #include "model/memory_plan.h"
+#include "nn/host_values.h"
 #include "tools/bench/bench.h"
 #include "tools/bench/timing.h"
 
@@ -187,9 +188,11 @@ class OpRates {
     const Tensor master = memory.normal(acc_, shape), grad = memory.normal(acc_, shape);
     const Tensor m = memory.zero(acc_, shape), v = memory.zero(acc_, shape);
     const Tensor rounded = act_ == DType::kBF16 ? memory.zero(act_, shape) : Tensor();
-    const AdamWStep step{.learning_rate = 1e-4, .beta1 = 0.9, .beta2 = 0.95, .eps = 1e-8, .weight_decay = 0.1};
+    const AdamWOptions options{.beta1 = 0.9, .beta2 = 0.95, .eps = 1e-8, .weight_decay = 0.1};
+    const Tensor numbers = memory.zero(DType::kF64, {update::kCount});
+    write_values(stream(), numbers, std::vector<double>(update::kCount, 1));
     bytes("adamw", shape, 7 * master.bytes() + rounded.bytes(),
-          [&] { ops::adamw(stream(), master, rounded, m, v, grad, step); });
+          [&] { ops::adamw(stream(), master, rounded, m, v, grad, numbers, options); });
   }
 
   Bench& bench_;
