@@ -9,6 +9,8 @@
 #include "kernels/ops.h"
 
 #include <algorithm>
+#include <iterator>
+#include <sstream>
 
 namespace sffn {
 namespace {

@@ -8,6 +8,8 @@
 #include <cstring>
 #include <map>
 #include <mutex>
+#include <thread>
+#include <vector>
 
 namespace sffn {
 namespace cuda {
@@ -75,7 +77,10 @@ class CudaRuntime final : public DeviceRuntime {
   void copy_to_host(NativeStream* stream, void* host, const void* device, size_t bytes) override {
     check(cudaMemcpyAsync(host, device, bytes, cudaMemcpyDeviceToHost, of(stream)), "copy to the host");
   }
-  void synchronize(NativeStream* stream) override { check(cudaStreamSynchronize(of(stream)), "the stream"); }
+  void synchronize(NativeStream* stream) override {
+    if (lookouts.empty()) return check(cudaStreamSynchronize(of(stream)), "the stream");
+    wait_until([&] { return cudaStreamQuery(of(stream)); });
+  }
 
   void* allocate_host(size_t bytes) override {
     void* data = nullptr;
@@ -93,7 +98,10 @@ class CudaRuntime final : public DeviceRuntime {
   void hold(NativeStream* stream, const NativeEvent& event) override {
     check(cudaStreamWaitEvent(of(stream), of(event), 0), "cudaStreamWaitEvent");
   }
-  void wait(const NativeEvent& event) override { check(cudaEventSynchronize(of(event)), "the stream"); }
+  void wait(const NativeEvent& event) override {
+    if (lookouts.empty()) return check(cudaEventSynchronize(of(event)), "the stream");
+    wait_until([&] { return cudaEventQuery(of(event)); });
+  }
   double milliseconds(const NativeEvent& begin, const NativeEvent& end) override {
     float elapsed = 0;
     check(cudaEventElapsedTime(&elapsed, of(begin), of(end)), "cudaEventElapsedTime");
@@ -118,13 +126,30 @@ class CudaRuntime final : public DeviceRuntime {
     check(cudaGraphLaunch(static_cast<CudaGraph&>(graph).executable, of(stream)), "cudaGraphLaunch");
   }
 
+  std::vector<Lookout*> lookouts;
+
  private:
+  template <class Query>
+  void wait_until(Query&& query) {
+    cudaError_t error = cudaErrorNotReady;
+    while (error == cudaErrorNotReady) {
+      error = query();
+      for (Lookout* lookout : lookouts) lookout->look();
+      if (error == cudaErrorNotReady) std::this_thread::yield();
+    }
+    check(error, "the stream");
+  }
+
   static cudaEvent_t of(const NativeEvent& event) { return static_cast<const CudaEvent&>(event).event; }
   static cudaStream_t of(NativeStream* stream) { return static_cast<CudaStream*>(stream)->stream; }
   int index_;
 };
 
 }  // namespace
+
+Lookout::Lookout(DeviceRuntime& gpu) : gpu_(gpu) { static_cast<CudaRuntime&>(gpu_).lookouts.push_back(this); }
+Lookout::~Lookout() { std::erase(static_cast<CudaRuntime&>(gpu_).lookouts, this); }
+
 }  // namespace cuda
 
 DeviceRuntime& cuda_runtime(int device) {

@@ -3,6 +3,7 @@
 #include "comm/arguments.h"
 #include "core/log.h"
 #include "kernels/cuda/launch.cuh"
+#include "kernels/cuda/runtime.h"
 #include "kernels/cuda/stream.h"
 
 #include <cuda_runtime.h>
@@ -33,17 +34,18 @@ void check_without_communicator(ncclResult_t result, const char* call) {
 }
 
 // A communicator of NCCL, and what it says.
-class Clique {
+class Handle final : public cuda::Lookout {
  public:
   // Collective: returns when all ranks have come.
-  Clique(const ncclUniqueId& id, int rank, int size) : exceptions_(std::uncaught_exceptions()) {
+  Handle(const ncclUniqueId& id, int rank, int size, DeviceRuntime& gpu)
+      : Lookout(gpu), exceptions_(std::uncaught_exceptions()) {
     const ncclResult_t result = ncclCommInitRank(&comm_, size, id, rank);
     if (comm_ == nullptr) check_without_communicator(result, "ncclCommInitRank");
     check(result, "ncclCommInitRank");
   }
   // The end is collective among the ranks of a node. While an exception unwinds this rank the others may not come by;
   // then the process ends with the communicator in it.
-  ~Clique() {
+  ~Handle() override {
     if (comm_ == nullptr || std::uncaught_exceptions() != exceptions_) return;
     try {
       check(ncclCommFinalize(comm_), "ncclCommFinalize");
@@ -52,11 +54,10 @@ class Clique {
       log::warn(e.what());
     }
   }
-  Clique(const Clique&) = delete;
-  Clique& operator=(const Clique&) = delete;
 
+  bool has_failed() const { return comm_ == nullptr; }
   ncclComm_t get() const {
-    SFFN_CHECK(comm_ != nullptr, "a communicator was used after it had failed");
+    SFFN_CHECK(!has_failed(), "a communicator was used after it had failed");
     return comm_;
   }
 
@@ -70,7 +71,7 @@ class Clique {
     if (result != ncclSuccess) fail(result, call);
   }
   // Throws what went wrong on the devices or between them since the last look.
-  void look() { check(state(), "a collective under way"); }
+  void look() override { check(state(), "a collective under way"); }
 
  private:
   ncclResult_t state() {
@@ -113,10 +114,10 @@ class NcclCommunicator final : public Communicator {
     if (rank() == 0) check_without_communicator(ncclGetUniqueId(&id), "ncclGetUniqueId");
     host_->broadcast_bytes(&id, sizeof id, 0);
     cuda::check(cudaSetDevice(runtime.device().index), "cudaSetDevice");
-    clique_ = std::make_unique<Clique>(id, rank(), size());
+    handle_ = std::make_unique<Handle>(id, rank(), size(), runtime);
   }
   ~NcclCommunicator() override {
-    if (std::uncaught_exceptions() != exceptions_) return;
+    if (std::uncaught_exceptions() != exceptions_ || !handle_ || handle_->has_failed()) return;
     try {
       wait();
     } catch (const Error& e) {
@@ -212,9 +213,14 @@ class NcclCommunicator final : public Communicator {
   template <class Call>
   void enqueue(Stream& stream, const char* name, Call&& call) {
     cuda::CudaStream& native = cuda::native(stream);
-    clique_->look();
-    note(native);
-    clique_->check(call(clique_->get(), native.stream), name);
+    handle_->look();
+    cudaStreamCaptureStatus capture = cudaStreamCaptureStatusNone;
+    cuda::check(cudaStreamIsCapturing(native.stream, &capture), "cudaStreamIsCapturing");
+    if (capture == cudaStreamCaptureStatusNone)
+      note(native);
+    else
+      recorded_ = true;
+    handle_->check(call(handle_->get(), native.stream), name);
   }
 
   void note(const cuda::CudaStream& stream) {
@@ -227,18 +233,12 @@ class NcclCommunicator final : public Communicator {
 
   // Until nothing that was given to NCCL is under way. A stream that is gone had ended its work.
   void wait() {
-    if (used_.empty()) return;
     for (const auto& used : std::exchange(used_, {})) {
-      const std::shared_ptr<cuda::CudaStream*> stream = used.lock();
-      if (!stream) continue;
-      cudaError_t error = cudaSuccess;
-      while ((error = cudaStreamQuery((*stream)->stream)) == cudaErrorNotReady) {
-        clique_->look();
-        std::this_thread::yield();
-      }
-      cuda::check(error, "a stream with collectives");
+      if (const std::shared_ptr<cuda::CudaStream*> stream = used.lock()) runtime_.synchronize(*stream);
     }
-    clique_->look();
+    if (!recorded_) return;
+    cuda::check(cudaDeviceSynchronize(), "the device");
+    handle_->look();
   }
   Communicator& waited() {
     wait();
@@ -248,8 +248,9 @@ class NcclCommunicator final : public Communicator {
   std::unique_ptr<Communicator> host_;
   DeviceRuntime& runtime_;
   int exceptions_;
-  std::unique_ptr<Clique> clique_;                      // none for one rank
+  std::unique_ptr<Handle> handle_;                      // none for one rank
   std::vector<std::weak_ptr<cuda::CudaStream*>> used_;  // streams with collectives since the last wait
+  bool recorded_ = false;                               // collectives are part of graphs, whose launches nobody tells
 };
 
 }  // namespace

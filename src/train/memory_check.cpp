@@ -62,9 +62,6 @@ std::vector<Change> changes_of(const Config& config, int ranks) {
   if (config.parallel.zero == 1) {
     add(cat(2 * ranks, " ranks"), [](Change& c) { c.ranks *= 2; });
   }
-  if (train.deterministic) {
-    add("train.deterministic false", [](Change& c) { c.config.train.deterministic = false; });
-  }
   if (train.precision == Precision::kFp32) {
     add("train.precision \"bf16\"", [](Change& c) { c.config.train.precision = Precision::kBf16; });
   }
@@ -103,9 +100,14 @@ void require_memory(Device device, size_t needed, const std::function<std::strin
                                  advice(), "; or use \"backend\": \"cpu\" (--backend cpu)"));
 }
 
-void require_memory(Device device, const Config& config, const Measurement& measured, int rank, int ranks) {
-  const size_t free = free_bytes(device).value_or(0);
-  require_memory(device, total_of(measured), [&] { return training_advice(config, measured, rank, ranks, free); });
+Measurement measure_for(DeviceRuntime& runtime, const Config& config, int rank, int ranks) {
+  Config carried_out = config;
+  if (runtime.is_asynchronous()) carried_out.train.deterministic = false;  // one buffer of gradients: Engine
+  const Measurement measured = Engine::measure(carried_out, rank, ranks);
+  const size_t free = free_bytes(runtime.device()).value_or(0);
+  require_memory(runtime.device(), total_of(measured),
+                 [&] { return training_advice(carried_out, measured, rank, ranks, free); });
+  return measured;
 }
 
 }  // namespace sffn

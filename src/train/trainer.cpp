@@ -192,8 +192,7 @@ void Run::find_start() {
 void Run::build() {
   const Parallel parallel{&world_, &world_, alone_.get()};
   together(world_, [&] {
-    const Measurement plan = Engine::measure(config_, world_.rank(), world_.size());
-    require_memory(runtime_.device(), config_, plan, world_.rank(), world_.size());
+    const Measurement plan = measure_for(runtime_, config_, world_.rank(), world_.size());
     engine_ = std::make_unique<Engine>(config_, parallel, runtime_, plan.arenas);
   });
   const FlopCount flops = count_flops(config_.model);

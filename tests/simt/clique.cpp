@@ -2,14 +2,11 @@
 
 #include "simt/executor.h"
 
-#include <chrono>
 #include <cstring>
 #include <list>
 
 namespace simt {
 namespace {
-
-constexpr auto kPatience = std::chrono::seconds(60);  // for a rank that is elsewhere
 
 std::string name_of(int rank) { return "rank " + std::to_string(rank); }
 std::string size_of(size_t bytes) { return std::to_string(bytes) + " bytes"; }
@@ -43,10 +40,8 @@ std::string Operation::str() const {
   return "receive of " + size_of(bytes) + " from " + name_of(peer);
 }
 
-Clique::Clique(int size)
-    : devices_(static_cast<size_t>(size), -1),
-      gone_(static_cast<size_t>(size), 0),
-      met_(static_cast<size_t>(size), 0) {}
+Clique::Clique(int size, std::chrono::seconds patience)
+    : patience_(patience), devices_(static_cast<size_t>(size), -1), met_(static_cast<size_t>(size), 0) {}
 
 void Clique::fail(const std::string& what) {
   if (failure_.empty()) failure_ = what;
@@ -81,30 +76,29 @@ bool Clique::wait(Lock& lock, int rank, const std::string& what, const std::func
   if (!failure_.empty()) return false;
   waiting_[rank] = {what, &until};
   fail_if_stuck();
-  if (!changed_.wait_for(lock, kPatience, [&] { return !failure_.empty() || until(); })) {
+  if (!changed_.wait_for(lock, patience_, [&] { return !failure_.empty() || until(); })) {
     fail(name_of(rank) + " waits for " + what + ", and nobody comes");
   }
   waiting_.erase(rank);
   return failure_.empty();
 }
 
-// Nothing changes any more once every rank waits, or has left, and none of them has what it waits for.
+// Nothing changes any more once every rank waits and none of them has what it waits for.
 void Clique::fail_if_stuck() {
+  if (waiting_.size() < devices_.size()) return;
   std::string all;
-  size_t gone = 0;
-  for (const char left : gone_) gone += left != 0;
-  if (waiting_.empty() || waiting_.size() + gone < devices_.size()) return;
   for (const auto& [rank, waiting] : waiting_) {
     if ((*waiting.until)()) return;
     all += (all.empty() ? "" : ", ") + name_of(rank) + " waits for " + waiting.what;
   }
-  fail(all + (gone > 0 ? ", and the others have left" : ""));
+  fail(all);
 }
 
 void Clique::leave(int rank) {
-  const Lock lock(guard_);
-  gone_[static_cast<size_t>(rank)] = 1;
-  fail_if_stuck();
+  Lock lock(guard_);
+  --joined_;
+  changed_.notify_all();
+  wait(lock, rank, "all ranks to leave", [this] { return joined_ == 0; });
 }
 
 void Clique::abort(int rank) {

@@ -27,13 +27,14 @@ struct Operation {
 
 class Clique {
  public:
-  explicit Clique(int size);
+  // patience: how long a rank waits for one that is elsewhere.
+  Clique(int size, std::chrono::seconds patience);
 
   // Returns when every rank has joined. False: why() says what is wrong.
   bool join(int rank, int size, int device);
   // Rank's launch: collectives one after another, then sends and receives together. Runs where its stream does.
   void run(int rank, const std::vector<Operation>& operations);
-  void leave(int rank);
+  void leave(int rank);  // returns when every rank leaves
   void abort(int rank);
   std::string why();  // empty: nothing is wrong
 
@@ -63,11 +64,11 @@ class Clique {
   bool exchange(Lock& lock, int rank, const std::vector<Operation>& operations);
   bool receive(Lock& lock, int rank, const Operation& operation);
 
+  const std::chrono::seconds patience_;
   std::mutex guard_;
   std::condition_variable changed_;
   int joined_ = 0;
   std::vector<int> devices_;  // by rank; -1: not there yet
-  std::vector<char> gone_;
   std::vector<int64_t> met_;  // collectives that each rank has come to
   std::map<int64_t, Meeting> meetings_;
   std::map<std::pair<int, int>, std::deque<Message*>> mail_;  // by sender and receiver

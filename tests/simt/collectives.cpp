@@ -1,12 +1,14 @@
-// NCCL between the executor's GPUs. A group of calls becomes one launch of each communicator on its stream; the launch
-// waits there for other ranks, outside of the lock that kernels run under.
-#include <nccl.h>
+// NCCL between the executor's GPUs. A group of calls becomes one launch of each communicator on its stream, which waits
+// for other ranks when its turn comes, outside of the lock that kernels run under.
+#include "simt/collectives.h"
 
 #include "simt/clique.h"
-#include "simt/collectives.h"
+#include "simt/stream.h"
+#include <nccl.h>
 
 #include <cstring>
 #include <memory>
+#include <set>
 #include <utility>
 
 struct ncclComm {
@@ -22,7 +24,7 @@ namespace {
 constexpr int kPolls = 3;
 
 thread_local std::string last_error;
-thread_local int in_flight = 0;
+thread_local int launches_run = 0;
 
 ncclResult_t refuse(ncclResult_t result, const std::string& what) {
   last_error = what;
@@ -38,13 +40,32 @@ struct Forming {
   std::shared_ptr<Clique> find(uint64_t number, int size) {
     const std::lock_guard<std::mutex> lock(guard);
     auto& [clique, come] = cliques[number];
-    if (!clique) clique = std::make_shared<Clique>(size);
+    if (!clique) clique = std::make_shared<Clique>(size, nccl_options().patience);
     std::shared_ptr<Clique> found = clique;
     if (++come == size) cliques.erase(number);
     return found;
   }
 };
 Forming forming;
+
+// Those that are never destroyed, because their ranks were unwound by exceptions, are no leaks.
+struct Live {
+  std::mutex guard;
+  std::set<ncclComm_t> comms;
+};
+Live& live() {
+  static Live* all = new Live;
+  return *all;
+}
+void keep(ncclComm_t comm) {
+  const std::lock_guard<std::mutex> lock(live().guard);
+  live().comms.insert(comm);
+}
+void drop(ncclComm_t comm) {
+  const std::lock_guard<std::mutex> lock(live().guard);
+  live().comms.erase(comm);
+  delete comm;
+}
 
 struct Call {
   ncclComm_t comm;
@@ -56,9 +77,6 @@ struct Group {
   std::vector<Call> calls;
 };
 thread_local Group group;
-
-// The order of a stream: today its work is done as it comes.
-void run_on(cudaStream_t, const std::function<void()>& launch) { launch(); }
 
 ncclResult_t state_of(ncclComm_t comm) {
   if (comm->pending > 0 && --comm->pending > 0) return ncclInProgress;
@@ -85,9 +103,10 @@ ncclResult_t launch(const std::vector<Call>& calls) {
       if (call.stream != first.stream) return refuse(ncclInvalidUsage, "one communicator on two streams of a group");
       operations.push_back(call.operation);
     }
-    ++in_flight;
-    run_on(first.stream,
-           [clique = first.comm->clique, rank = first.comm->rank, operations] { clique->run(rank, operations); });
+    enqueue(first.stream, [clique = first.comm->clique, rank = first.comm->rank, operations] {
+      ++launches_run;
+      clique->run(rank, operations);
+    });
     if (const ncclResult_t ended = begun(first.comm); ended != ncclSuccess) result = ended;
   }
   return result;
@@ -111,17 +130,11 @@ NcclOptions& nccl_options() {
   return options;
 }
 
-int collectives_in_flight() { return in_flight; }
+int collectives_run() { return launches_run; }
 
 }  // namespace simt
 
 using simt::Transfer;
-
-cudaError_t cudaStreamQuery(cudaStream_t stream) {
-  const cudaError_t error = cudaStreamSynchronize(stream);
-  if (error == cudaSuccess) simt::in_flight = 0;
-  return error;
-}
 
 ncclResult_t ncclGetVersion(int* version) {
   *version = 22809;
@@ -148,11 +161,13 @@ ncclResult_t ncclCommInitRank(ncclComm_t* comm, int ranks, ncclUniqueId id, int 
   made->rank = rank, made->size = ranks;
   if (!made->clique->join(rank, ranks, device)) return simt::refuse(ncclInvalidUsage, made->clique->why());
   *comm = made.release();
+  simt::keep(*comm);
   return simt::begun(*comm);
 }
 
 ncclResult_t ncclCommFinalize(ncclComm_t comm) {
   if (comm->pending > 0 || comm->finalized) return simt::refuse(ncclInvalidUsage, "finalized too early, or twice");
+  simt::drain_thread();
   comm->finalized = true;
   return simt::begun(comm);
 }
@@ -160,13 +175,13 @@ ncclResult_t ncclCommFinalize(ncclComm_t comm) {
 ncclResult_t ncclCommDestroy(ncclComm_t comm) {
   if (!comm->finalized || comm->pending > 0) return simt::refuse(ncclInvalidUsage, "destroyed before it was finalized");
   comm->clique->leave(comm->rank);
-  delete comm;
+  simt::drop(comm);
   return ncclSuccess;
 }
 
 ncclResult_t ncclCommAbort(ncclComm_t comm) {
   comm->clique->abort(comm->rank);
-  delete comm;
+  simt::drop(comm);
   return ncclSuccess;
 }
 

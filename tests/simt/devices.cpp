@@ -3,6 +3,7 @@
 #include "simt/devices.h"
 
 #include "cublasLt.h"
+#include "simt/stream.h"
 
 #include <cstdio>
 #include <cstdlib>
@@ -109,6 +110,21 @@ cudaError_t cudaDriverGetVersion(int* version) {
 
 cudaError_t cudaRuntimeGetVersion(int* version) {
   *version = simt::devices().runtime;
+  return cudaSuccess;
+}
+
+cudaError_t cudaStreamQuery(cudaStream_t stream) { return cudaStreamSynchronize(stream); }
+
+cudaError_t cudaEventQuery(cudaEvent_t event) { return cudaEventSynchronize(event); }
+
+cudaError_t cudaDeviceSynchronize() {
+  if (simt::is_capturing()) return cudaStreamSynchronize(nullptr);  // which says so
+  simt::drain_thread();
+  return cudaSuccess;
+}
+
+cudaError_t cudaStreamIsCapturing(cudaStream_t, cudaStreamCaptureStatus* status) {
+  *status = simt::is_capturing() ? cudaStreamCaptureStatusActive : cudaStreamCaptureStatusNone;
   return cudaSuccess;
 }
 
