@@ -10,9 +10,7 @@
 #include <nccl.h>
 
 #include <algorithm>
-#include <chrono>
 #include <exception>
-#include <future>
 #include <thread>
 #include <utility>
 
@@ -20,7 +18,6 @@ namespace sffn {
 namespace {
 
 constexpr ncclDataType_t kByte = ncclUint8;  // no collective here calculates
-constexpr auto kAbortPatience = std::chrono::seconds(5);
 
 // What a call returned, and what the library adds to it.
 std::string text_of(ncclResult_t result, const char* call, ncclComm_t comm) {
@@ -86,13 +83,10 @@ class Handle final : public cuda::Lookout {
     throw RunError("nccl", text);
   }
 
-  // Frees streams from transfers whose partners will never come, so that this rank gets to say what happened. The call
-  // waits for the other ranks of the node, which may not come either.
+  // Frees streams from transfers whose partners will never come, so that this rank gets to say what happened. A thread
+  // of its own, because the call may wait for the other ranks of the node, which may not come either.
   void give_up() {
-    std::packaged_task<void()> abort([comm = std::exchange(comm_, nullptr)] { (void)ncclCommAbort(comm); });
-    const std::future<void> ended = abort.get_future();
-    std::thread(std::move(abort)).detach();
-    ended.wait_for(kAbortPatience);
+    std::thread([comm = std::exchange(comm_, nullptr)] { (void)ncclCommAbort(comm); }).detach();
   }
 
   ncclComm_t comm_ = nullptr;

@@ -96,9 +96,9 @@ void Clique::fail_if_stuck() {
 
 void Clique::leave(int rank) {
   Lock lock(guard_);
-  --joined_;
+  ++left_;
   changed_.notify_all();
-  wait(lock, rank, "all ranks to leave", [this] { return joined_ == 0; });
+  wait(lock, rank, "all ranks to leave", [this] { return left_ == static_cast<int>(devices_.size()); });
 }
 
 void Clique::abort(int rank) {

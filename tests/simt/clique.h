@@ -67,7 +67,7 @@ class Clique {
   const std::chrono::seconds patience_;
   std::mutex guard_;
   std::condition_variable changed_;
-  int joined_ = 0;
+  int joined_ = 0, left_ = 0;
   std::vector<int> devices_;  // by rank; -1: not there yet
   std::vector<int64_t> met_;  // collectives that each rank has come to
   std::map<int64_t, Meeting> meetings_;
