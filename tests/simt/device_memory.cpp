@@ -67,16 +67,15 @@ std::function<void()> to_device(void* to, const void* from, size_t bytes) {
 }  // namespace
 
 DeviceMemoryAccess::DeviceMemoryAccess() {
-  memory().lock.lock();
+  const std::lock_guard<std::recursive_mutex> lock(memory().lock);
   if (memory().open++ > 0) return;
   for (const auto& [data, a] : memory().live) protect(a, PROT_READ | PROT_WRITE);
 }
 
 DeviceMemoryAccess::~DeviceMemoryAccess() {
-  if (--memory().open == 0) {
-    for (const auto& [data, a] : memory().live) protect(a, PROT_NONE);
-  }
-  memory().lock.unlock();
+  const std::lock_guard<std::recursive_mutex> lock(memory().lock);
+  if (--memory().open > 0) return;
+  for (const auto& [data, a] : memory().live) protect(a, PROT_NONE);
 }
 
 }  // namespace simt

@@ -3,6 +3,7 @@
 #include "simt/stream.h"
 
 #include "cuda_runtime.h"
+#include "simt/executor.h"
 
 #include <algorithm>
 #include <chrono>
@@ -45,6 +46,7 @@ ThreadStreams& mine() {
 }
 
 void drain(CUstream_st& stream, uint64_t position) {
+  const DeviceMemoryAccess access;  // once, and not for every launch
   while (stream.done < position && !stream.work.empty()) {
     const std::function<void()> work = std::move(stream.work.front());
     stream.work.pop_front();

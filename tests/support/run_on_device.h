@@ -7,6 +7,7 @@
 #include "core/stream.h"
 #include "kernels/cuda/runtime.h"
 #include "kernels/routing.h"
+#include "kernels/types.h"
 
 #include <algorithm>
 #include <cstring>

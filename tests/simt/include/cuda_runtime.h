@@ -138,6 +138,7 @@ T atomicExch(T* address, std::type_identity_t<T> value) {
 
 // ---- Mathematics and bits. The fast forms are the exact ones here. ----
 
+using std::isfinite;
 inline float rsqrtf(float x) { return 1.0f / std::sqrt(x); }
 inline float __expf(float x) { return std::exp(x); }
 inline float __logf(float x) { return std::log(x); }
