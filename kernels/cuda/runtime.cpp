@@ -131,13 +131,13 @@ class CudaRuntime final : public DeviceRuntime {
  private:
   template <class Query>
   void wait_until(Query&& query) {
-    cudaError_t error = cudaErrorNotReady;
-    while (error == cudaErrorNotReady) {
-      error = query();
+    while (true) {
+      const cudaError_t error = query();
       for (Lookout* lookout : lookouts) lookout->look();
-      if (error == cudaErrorNotReady) std::this_thread::yield();
+      if (error != cudaErrorNotReady) return check(error, "the stream");
+      (void)cudaGetLastError();  // or the next launch reports it
+      std::this_thread::yield();
     }
-    check(error, "the stream");
   }
 
   static cudaEvent_t of(const NativeEvent& event) { return static_cast<const CudaEvent&>(event).event; }
@@ -147,8 +147,13 @@ class CudaRuntime final : public DeviceRuntime {
 
 }  // namespace
 
-Lookout::Lookout(DeviceRuntime& gpu) : gpu_(gpu) { static_cast<CudaRuntime&>(gpu_).lookouts.push_back(this); }
-Lookout::~Lookout() { std::erase(static_cast<CudaRuntime&>(gpu_).lookouts, this); }
+void Lookout::watch(DeviceRuntime& gpu) {
+  gpu_ = &gpu;
+  static_cast<CudaRuntime&>(gpu).lookouts.push_back(this);
+}
+Lookout::~Lookout() {
+  if (gpu_ != nullptr) std::erase(static_cast<CudaRuntime*>(gpu_)->lookouts, this);
+}
 
 }  // namespace cuda
 

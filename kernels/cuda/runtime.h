@@ -9,17 +9,20 @@ DeviceRuntime& cuda_runtime(int device = 0);
 
 namespace cuda {
 
-// While the host waits for the GPU, and once after, look() is called, which may throw: a collective whose partner is
-// gone never ends, and CUDA does not say so. Belongs to the thread that waits.
+// From watch() on, look() is called while the host waits for the GPU, and once after; it may throw. A collective whose
+// partner is gone never ends, and CUDA does not say so. For the thread that waits.
 class Lookout {
  public:
-  explicit Lookout(DeviceRuntime& gpu);
+  Lookout() = default;
   virtual ~Lookout();
   Lookout(const Lookout&) = delete;
   virtual void look() = 0;
 
+ protected:
+  void watch(DeviceRuntime& gpu);
+
  private:
-  DeviceRuntime& gpu_;
+  DeviceRuntime* gpu_ = nullptr;
 };
 
 }  // namespace cuda

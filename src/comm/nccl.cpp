@@ -34,11 +34,11 @@ void check_without_communicator(ncclResult_t result, const char* call) {
 class Handle final : public cuda::Lookout {
  public:
   // Collective: returns when all ranks have come.
-  Handle(const ncclUniqueId& id, int rank, int size, DeviceRuntime& gpu)
-      : Lookout(gpu), exceptions_(std::uncaught_exceptions()) {
+  Handle(const ncclUniqueId& id, int rank, int size, DeviceRuntime& gpu) : exceptions_(std::uncaught_exceptions()) {
     const ncclResult_t result = ncclCommInitRank(&comm_, size, id, rank);
     if (comm_ == nullptr) check_without_communicator(result, "ncclCommInitRank");
     check(result, "ncclCommInitRank");
+    watch(gpu);
   }
   // The end is collective among the ranks of a node. While an exception unwinds this rank the others may not come by;
   // then the process ends with the communicator in it.
