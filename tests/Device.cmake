@@ -14,9 +14,14 @@ add_custom_target(device_tests DEPENDS test_ops)
 
 # Whole steps; under the executor in the plain build only.
 if(NOT SFFN_SANITIZE)
-  add_executable(test_device device/engine_test.cpp)
+  file(GLOB device_sources CONFIGURE_DEPENDS device/*_test.cpp)
+  if(SFFN_CUDA)  # these need GPUs that are at fault, as the executor's can be
+    list(FILTER device_sources EXCLUDE REGEX "/(nccl_fault|open)_test\\.cpp$")
+  endif()
+  add_executable(test_device ${device_sources} comm/conformance.cpp)
   target_link_libraries(test_device PRIVATE sffn_test_support)
   sffn_link_all(test_device)
+  add_dependencies(test_device sffn)  # open_test starts it
   add_dependencies(device_tests test_device)
 endif()
 
@@ -29,7 +34,8 @@ if(NOT SFFN_SANITIZE)
   catch_discover_tests(test_device TEST_PREFIX "simt: " PROPERTIES LABELS core)
 endif()
 
-add_executable(test_simt simt/executor_test.cpp simt/stream_test.cpp simt/mma_test.cpp simt/mma.cu simt/seeded.cu)
+add_executable(test_simt simt/executor_test.cpp simt/stream_test.cpp simt/collectives_test.cpp simt/mma_test.cpp simt/mma.cu
+  simt/seeded.cu)
 set_source_files_properties(simt/mma.cu simt/seeded.cu PROPERTIES LANGUAGE CXX)
 target_link_libraries(test_simt PRIVATE sffn_test_support sffn_core)
 target_link_libraries(test_simt PRIVATE sffn_kernels sffn_cuda ${externals})

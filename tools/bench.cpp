@@ -62,9 +62,9 @@ int run_step(World& world, const Arguments& arguments) {
   Communicator& ranks = world.ranks();
   log::start(ranks.rank(), arguments.json, arguments.json);
   const Config config = load_model(ranks, arguments);
-  log_world(world);
-  const Json report =
-      bench_step(config, ranks, open_device(config.backend, ranks, world.host().rank()), arguments.steps);
+  const OpenDevice device = open_device(config.backend, world);
+  log_world(world, device);
+  const Json report = bench_step(config, *device.ranks, *device.runtime, arguments.steps);
   if (ranks.rank() != 0) return 0;
   if (arguments.json)
     print_json(report);
@@ -76,7 +76,7 @@ int run_step(World& world, const Arguments& arguments) {
 int run_ops(World& world, const Arguments& arguments) {
   log::start(world.ranks().rank(), arguments.json, arguments.json);
   if (!arguments.costs.empty()) {
-    log_world(world);
+    log_world(world, cpu_device(world));
     const std::string table = measure_expert_costs([](const std::string& line) { log::info(line); });
     if (world.ranks().rank() == 0) write_file_atomically(arguments.costs, table);
     return 0;
@@ -93,7 +93,7 @@ int run_ops(World& world, const Arguments& arguments) {
 
 int run_comm(World& world, const Arguments& arguments) {
   log::start(world.ranks().rank(), arguments.json, arguments.json);
-  log_world(world);
+  log_world(world, cpu_device(world));
   const Json report = bench_comm(world.ranks());
   if (world.ranks().rank() != 0) return 0;
   if (arguments.json)

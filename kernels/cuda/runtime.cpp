@@ -1,12 +1,15 @@
 #include "kernels/cuda/runtime.h"
 
 #include "core/error.h"
+#include "kernels/cuda/device.h"
 #include "kernels/cuda/launch.cuh"
 
 #include <algorithm>
 #include <cstring>
 #include <map>
 #include <mutex>
+#include <thread>
+#include <vector>
 
 namespace sffn {
 namespace cuda {
@@ -74,7 +77,10 @@ class CudaRuntime final : public DeviceRuntime {
   void copy_to_host(NativeStream* stream, void* host, const void* device, size_t bytes) override {
     check(cudaMemcpyAsync(host, device, bytes, cudaMemcpyDeviceToHost, of(stream)), "copy to the host");
   }
-  void synchronize(NativeStream* stream) override { check(cudaStreamSynchronize(of(stream)), "the stream"); }
+  void synchronize(NativeStream* stream) override {
+    if (lookouts.empty()) return check(cudaStreamSynchronize(of(stream)), "the stream");
+    wait_until([&] { return cudaStreamQuery(of(stream)); });
+  }
 
   void* allocate_host(size_t bytes) override {
     void* data = nullptr;
@@ -92,7 +98,10 @@ class CudaRuntime final : public DeviceRuntime {
   void hold(NativeStream* stream, const NativeEvent& event) override {
     check(cudaStreamWaitEvent(of(stream), of(event), 0), "cudaStreamWaitEvent");
   }
-  void wait(const NativeEvent& event) override { check(cudaEventSynchronize(of(event)), "the stream"); }
+  void wait(const NativeEvent& event) override {
+    if (lookouts.empty()) return check(cudaEventSynchronize(of(event)), "the stream");
+    wait_until([&] { return cudaEventQuery(of(event)); });
+  }
   double milliseconds(const NativeEvent& begin, const NativeEvent& end) override {
     float elapsed = 0;
     check(cudaEventElapsedTime(&elapsed, of(begin), of(end)), "cudaEventElapsedTime");
@@ -117,31 +126,46 @@ class CudaRuntime final : public DeviceRuntime {
     check(cudaGraphLaunch(static_cast<CudaGraph&>(graph).executable, of(stream)), "cudaGraphLaunch");
   }
 
+  std::vector<Lookout*> lookouts;
+
  private:
+  template <class Query>
+  void wait_until(Query&& query) {
+    while (true) {
+      const cudaError_t error = query();
+      for (Lookout* lookout : lookouts) lookout->look();
+      if (error != cudaErrorNotReady) return check(error, "the stream");
+      (void)cudaGetLastError();  // or the next launch reports it
+      std::this_thread::yield();
+    }
+  }
+
   static cudaEvent_t of(const NativeEvent& event) { return static_cast<const CudaEvent&>(event).event; }
   static cudaStream_t of(NativeStream* stream) { return static_cast<CudaStream*>(stream)->stream; }
   int index_;
 };
 
-int device_count() {
-  int count = 0;
-  const cudaError_t error = cudaGetDeviceCount(&count);
-  if (error != cudaSuccess || count == 0) {
-    throw UsageError("backend", cat("cuda: ", error == cudaSuccess ? "there is no GPU" : cudaGetErrorString(error),
-                                    "; \"backend\": \"cpu\" runs without one"));
-  }
-  return count;
+}  // namespace
+
+void Lookout::watch(DeviceRuntime& gpu) {
+  gpu_ = &gpu;
+  static_cast<CudaRuntime&>(gpu).lookouts.push_back(this);
+}
+Lookout::~Lookout() {
+  if (gpu_ != nullptr) std::erase(static_cast<CudaRuntime*>(gpu_)->lookouts, this);
 }
 
-}  // namespace
 }  // namespace cuda
 
 DeviceRuntime& cuda_runtime(int device) {
   static std::mutex lock;
   static std::map<int, cuda::CudaRuntime> runtimes;
   const std::lock_guard<std::mutex> guard(lock);
-  const int count = cuda::device_count();
-  if (device < 0 || device >= count) throw UsageError("backend", cat("cuda: there is no GPU ", device, " of ", count));
+  if (const auto open = runtimes.find(device); open != runtimes.end()) return open->second;
+  require_gpu(device);
+  cuda::CudaRuntime runtime(device);
+  Stream stream(runtime);
+  require_kernels(stream);
   return runtimes.try_emplace(device, device).first->second;
 }
 

@@ -22,6 +22,8 @@ struct CudaStream final : NativeStream {
   CUstream_st* stream = nullptr;
   int device = 0;
   std::shared_ptr<void> matmul_plans;  // what matmul.cpp keeps between products
+  // This stream, for whoever may outlive it and keeps a weak copy.
+  const std::shared_ptr<CudaStream*> self = std::make_shared<CudaStream*>(this);
 
  private:
   std::vector<void*> workspaces_;  // the last is the largest

@@ -6,6 +6,7 @@
 #include <cstddef>
 #include <functional>
 #include <memory>
+#include <optional>
 
 namespace sffn {
 
@@ -29,6 +30,8 @@ class DeviceRuntime {
   // At least `bytes` bytes aligned to 64, zero; throws RunError naming the size when there is not enough.
   virtual void* allocate(size_t bytes) = 0;
   virtual void release(void* data, size_t bytes) = 0;
+  // Bytes that can still be allocated; nothing where a system decides that as memory is touched.
+  virtual std::optional<size_t> free_bytes() { return std::nullopt; }
   virtual std::unique_ptr<NativeStream> make_stream() = 0;
   // Memory of the host that copies reach while the host goes on (page-locked on a GPU); zero.
   virtual void* allocate_host(size_t bytes);

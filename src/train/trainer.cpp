@@ -14,6 +14,7 @@
 #include "train/checkpoint/run_lock.h"
 #include "train/engine.h"
 #include "train/evaluate.h"
+#include "train/memory_check.h"
 #include "train/schedule.h"
 #include "train/state.h"
 #include "train/training_data.h"
@@ -191,7 +192,7 @@ void Run::find_start() {
 void Run::build() {
   const Parallel parallel{&world_, &world_, alone_.get()};
   together(world_, [&] {
-    const Measurement plan = Engine::measure(config_, world_.rank(), world_.size());
+    const Measurement plan = measure_for(runtime_, config_, world_.rank(), world_.size());
     engine_ = std::make_unique<Engine>(config_, parallel, runtime_, plan.arenas);
   });
   const FlopCount flops = count_flops(config_.model);

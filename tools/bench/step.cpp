@@ -1,9 +1,11 @@
 #include "tools/bench/step.h"
 
+#include "comm/agree.h"
 #include "kernels/cuda/runtime.h"
 #include "kernels/ops.h"
 #include "model/flops.h"
 #include "train/engine.h"
+#include "train/memory_check.h"
 #include "train/random_batch.h"
 
 #include <algorithm>
@@ -36,7 +38,8 @@ Json bench_step(Config config, Communicator& ranks, DeviceRuntime& runtime, int6
   constexpr int64_t kWarmUp = 2;
   config.train.tokens_per_step = config.train.micro_batch * config.model.context * ranks.size();
   const auto alone = make_self_communicator();
-  const Measurement plan = Engine::measure(config, ranks.rank(), ranks.size());
+  Measurement plan;
+  together(ranks, [&] { plan = measure_for(runtime, config, ranks.rank(), ranks.size()); });
   Engine engine(config, {&ranks, &ranks, alone.get()}, runtime, plan.arenas);
   engine.initialise([&] { return random_token_counts(config); });
 
