@@ -10,7 +10,8 @@ get_property(externals GLOBAL PROPERTY SFFN_EXTERNALS)
 list(REMOVE_DUPLICATES externals)
 target_link_libraries(test_ops PRIVATE ${externals})
 
-add_executable(test_device device/engine_test.cpp)
+file(GLOB device_sources CONFIGURE_DEPENDS device/*_test.cpp)
+add_executable(test_device ${device_sources})
 target_link_libraries(test_device PRIVATE sffn_test_support)
 sffn_link_all(test_device)
 

@@ -39,7 +39,7 @@ void dropout(Stream& stream, Tensor x, const Dropout& d) {
   with_activation_type("dropout", x, [&]<class T>(T) {
     with_constant(skip == 0 && is_aligned(x.raw()), [&]<bool kAligned>(std::bool_constant<kAligned>) {
       launch(stream, dropout_kernel<kAligned, T>, {blocks_for(x.numel() + skip, kThreads * kCount), kThreads},
-             x.data<T>(), x.numel(), mask);
+             Work{bytes_of(x, x)}, x.data<T>(), x.numel(), mask);
     });
   });
 }

@@ -2,7 +2,7 @@
 // fp32 is computed in fp32, never TF32; bf16 products accumulate in fp32. cuBLASLt reads columns first, so a row-major
 // matrix is its transpose there, and cᵀ = op(b)ᵀ·op(a)ᵀ is what it is asked for. What was prepared for a product stays
 // with the stream: a model runs a few dozen, each thousands of times.
-#include "kernels/cuda/stream.h"
+#include "kernels/cuda/profile.h"
 #include "kernels/ops.h"
 
 #include <cublasLt.h>
@@ -197,6 +197,8 @@ void matmul(Stream& stream, Tensor c, const Tensor& a, Transpose ta, const Tenso
   if (empty) cuda::fill_zero(stream, Tensor(scratch + zeros_at, {zeros}, problem.input, c.device()));
   if (problem.has_bias) set(plan.description, CUBLASLT_MATMUL_DESC_BIAS_POINTER, bias_data);
   const float alpha = 1, beta = problem.accumulate ? 1 : 0;
+  const Timed timed(stream, MatmulShape{M, N, K, problem.ta, problem.tb, problem.has_bias, problem.accumulate,
+                                        problem.input, problem.output});
   check_blas(cublasLtMatmul(plans.library.get(), plan.description.get(), &alpha, empty ? scratch + zeros_at : b.raw(),
                             plan.left.get(), empty ? scratch + zeros_at : a.raw(), plan.right.get(), &beta, c.raw(),
                             plan.result.get(), c.raw(), plan.result.get(), &plan.algorithm, scratch, plan.workspace,

@@ -105,14 +105,16 @@ __global__ void drop_choices_kernel(int32_t* out, const int32_t* blocks, int64_t
 void noisy_scores_forward(Stream& stream, Tensor noisy, const Tensor& logits, const Tensor& spread, RandomKey key,
                           int64_t first_index) {
   const int64_t n = logits.numel();
-  launch(stream, noisy_scores_forward_kernel, {blocks_for(n, kThreads), kThreads}, noisy.data<float>(),
-         logits.data<float>(), spread.data<float>(), n, key, first_index);
+  launch(stream, noisy_scores_forward_kernel, {blocks_for(n, kThreads), kThreads},
+         Work{bytes_of(noisy, logits, spread)}, noisy.data<float>(), logits.data<float>(), spread.data<float>(), n, key,
+         first_index);
 }
 
 void noisy_scores_backward(Stream& stream, Tensor dlogits, Tensor dspread, const Tensor& dnoisy, const Tensor& spread,
                            RandomKey key, int64_t first_index) {
   const int64_t n = dnoisy.numel();
-  launch(stream, noisy_scores_backward_kernel, {blocks_for(n, kThreads), kThreads}, dlogits.data<float>(),
+  launch(stream, noisy_scores_backward_kernel, {blocks_for(n, kThreads), kThreads},
+         Work{bytes_of(dlogits, dlogits, dspread, dspread, dnoisy, spread)}, dlogits.data<float>(),
          dspread.data<float>(), dnoisy.data<float>(), spread.data<float>(), n, key, first_index);
 }
 
@@ -121,21 +123,22 @@ void jitter(Stream& stream, Tensor x, double eps, RandomKey key, int64_t first_i
   const bool packed = is_aligned(x.raw()) && first_index % 4 == 0;
   with_activation_type("jitter", x, [&]<class T>(T) {
     launch(stream, packed ? jitter_kernel<T, true> : jitter_kernel<T, false>,
-           {blocks_for_draws(n, first_index), kThreads}, x.data<T>(), n, eps, key, first_index);
+           {blocks_for_draws(n, first_index), kThreads}, Work{bytes_of(x, x)}, x.data<T>(), n, eps, key, first_index);
   });
 }
 
 void mask_scores(Stream& stream, Tensor scores, double value, const Dropout& d) {
   const int64_t n = scores.numel();
-  launch(stream, mask_scores_kernel, {blocks_for_draws(n, d.first_index), kThreads}, scores.data<float>(), n, value,
-         drop_threshold(d.probability), d.key, d.first_index);
+  launch(stream, mask_scores_kernel, {blocks_for_draws(n, d.first_index), kThreads},
+         Work{d.probability * bytes_of(scores)}, scores.data<float>(), n, value, drop_threshold(d.probability), d.key,
+         d.first_index);
 }
 
 void drop_choices(Stream& stream, Tensor out, const Tensor& blocks, int64_t block_count, const Dropout& d) {
   const int64_t choices = blocks.numel();
-  launch(stream, drop_choices_kernel, {blocks_for(choices, kThreads), kThreads}, out.data<int32_t>(),
-         blocks.data<int32_t>(), choices, blocks.cols(), block_count, drop_threshold(d.probability), d.key,
-         d.first_index);
+  launch(stream, drop_choices_kernel, {blocks_for(choices, kThreads), kThreads}, Work{bytes_of(out, blocks)},
+         out.data<int32_t>(), blocks.data<int32_t>(), choices, blocks.cols(), block_count,
+         drop_threshold(d.probability), d.key, d.first_index);
 }
 
 }  // namespace sffn::cuda

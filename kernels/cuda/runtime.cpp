@@ -5,6 +5,15 @@
 
 #include <map>
 #include <mutex>
+#include <string>
+#include <utility>
+#include <vector>
+
+// Headers alone; what is pushed goes nowhere unless a profiler watches.
+#if __has_include(<nvtx3/nvToolsExt.h>)
+#include <nvtx3/nvToolsExt.h>
+#define SFFN_HAS_NVTX 1
+#endif
 
 namespace sffn {
 namespace cuda {
@@ -33,10 +42,42 @@ void* CudaStream::workspace(size_t bytes) {
 
 namespace {
 
+class CudaMarks final : public StreamMarks {
+ public:
+  explicit CudaMarks(cudaStream_t stream) : stream_(stream) {}
+  ~CudaMarks() override {
+    for (const cudaEvent_t event : events_) (void)cudaEventDestroy(event);
+  }
+  CudaMarks(const CudaMarks&) = delete;
+
+  void mark() override {
+    cudaEvent_t event = nullptr;
+    check(cudaEventCreate(&event), "cudaEventCreate");
+    events_.push_back(event);
+    check(cudaEventRecord(event, stream_), "cudaEventRecord");
+  }
+  std::vector<double> seconds() override {
+    std::vector<double> between;
+    if (!events_.empty()) check(cudaEventSynchronize(events_.back()), "cudaEventSynchronize");
+    for (size_t i = 1; i < events_.size(); ++i) {
+      float ms = 0;
+      check(cudaEventElapsedTime(&ms, events_[i - 1], events_[i]), "cudaEventElapsedTime");
+      between.push_back(1e-3 * static_cast<double>(ms));
+    }
+    return between;
+  }
+
+ private:
+  cudaStream_t stream_;
+  std::vector<cudaEvent_t> events_;
+};
+
 class CudaRuntime final : public DeviceRuntime {
  public:
   explicit CudaRuntime(int index) : index_(index) {}
   Device device() const override { return Device::cuda(index_); }
+  std::string name() const override { return properties().name; }
+  size_t cache_bytes() const override { return static_cast<size_t>(properties().l2CacheSize); }
   void* allocate(size_t bytes) override {
     if (bytes == 0) return nullptr;
     check(cudaSetDevice(index_), "cudaSetDevice");
@@ -61,7 +102,36 @@ class CudaRuntime final : public DeviceRuntime {
   }
   void synchronize(NativeStream* stream) override { check(cudaStreamSynchronize(of(stream)), "the stream"); }
 
+  std::unique_ptr<StreamMarks> make_marks(NativeStream* stream) override {
+    return std::make_unique<CudaMarks>(of(stream));
+  }
+  void push_range([[maybe_unused]] const char* name, [[maybe_unused]] int64_t index) override {
+#if SFFN_HAS_NVTX
+    nvtxRangePushA(index < 0 ? name : cat(name, " ", index).c_str());
+#endif
+  }
+  void pop_range() override {
+#if SFFN_HAS_NVTX
+    nvtxRangePop();
+#endif
+  }
+  void start_profile(NativeStream* stream) override {
+    static_cast<CudaStream*>(stream)->profile = std::make_unique<Profile>(of(stream));
+  }
+  std::vector<KernelTime> take_profile(NativeStream* stream) override {
+    std::unique_ptr<Profile>& profile = static_cast<CudaStream*>(stream)->profile;
+    if (!profile) return {};
+    std::vector<KernelTime> rows = profile->rows();
+    profile.reset();
+    return rows;
+  }
+
  private:
+  cudaDeviceProp properties() const {
+    cudaDeviceProp found{};
+    check(cudaGetDeviceProperties(&found, index_), "cudaGetDeviceProperties");
+    return found;
+  }
   static cudaStream_t of(NativeStream* stream) { return static_cast<CudaStream*>(stream)->stream; }
   int index_;
 };

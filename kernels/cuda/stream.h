@@ -9,6 +9,8 @@ struct CUstream_st;
 
 namespace sffn::cuda {
 
+class Profile;
+
 struct CudaStream final : NativeStream {
   explicit CudaStream(int device);
   ~CudaStream() override;
@@ -20,6 +22,7 @@ struct CudaStream final : NativeStream {
   CUstream_st* stream = nullptr;
   int device = 0;
   std::shared_ptr<void> matmul_plans;  // what matmul.cpp keeps between products
+  std::unique_ptr<Profile> profile;    // while the stream is profiled
 
  private:
   void* workspace_ = nullptr;

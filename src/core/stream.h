@@ -54,11 +54,27 @@ class Stream {
     runtime_->copy_to_host(native(), host, device.raw(), device.bytes());
   }
   void synchronize() { runtime_->synchronize(native()); }
+  void start_profile() { runtime_->start_profile(native()); }
+  std::vector<KernelTime> take_profile() { return runtime_->take_profile(native()); }
+  std::unique_ptr<StreamMarks> make_marks() { return runtime_->make_marks(native()); }
 
  private:
   DeviceRuntime* runtime_;
   std::unique_ptr<NativeStream> native_;
   OpCounter counter_;
+};
+
+// Names what runs while this lives, with its index where there are several: "block forward", 3.
+class NamedRange {
+ public:
+  NamedRange(Stream& stream, const char* name, int64_t index = -1) : runtime_(stream.runtime()) {
+    runtime_.push_range(name, index);
+  }
+  ~NamedRange() { runtime_.pop_range(); }
+  NamedRange(const NamedRange&) = delete;
+
+ private:
+  DeviceRuntime& runtime_;
 };
 
 }  // namespace sffn

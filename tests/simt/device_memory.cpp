@@ -182,7 +182,13 @@ cudaError_t cudaGetDeviceCount(int* count) {
 
 cudaError_t cudaSetDevice(int) { return cudaSuccess; }
 
-cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr, int) {
-  *value = 4;  // multiprocessors: few, so that persistent kernels go around their loops
+cudaError_t cudaGetDeviceProperties(cudaDeviceProp* properties, int) {
+  *properties = {.name = "SIMT executor", .l2CacheSize = 1 << 20};
+  return cudaSuccess;
+}
+
+cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr attribute, int) {
+  // Few multiprocessors, so that persistent kernels go around their loops.
+  *value = attribute == cudaDevAttrMultiProcessorCount ? 4 : 9;
   return cudaSuccess;
 }

@@ -87,10 +87,10 @@ Stream& stream() {
 }  // namespace
 
 void run_products(float* c, const bfloat16* a, const bfloat16* b, Layout layout) {
-  launch(stream(), products, {1, 32}, c, a, b, layout);
+  launch(stream(), products, {1, 32}, Work{}, c, a, b, layout);
 }
-void run_copies(float* y, const float* x) { launch(stream(), copies, {1, 4}, y, x); }
-void run_misaligned_copy(float* y, const float* x) { launch(stream(), misaligned_copy, {1, 1}, y, x); }
-void run_misaligned_load(float* y) { launch(stream(), misaligned_load, {1, 32}, y); }
+void run_copies(float* y, const float* x) { launch(stream(), copies, {1, 4}, Work{}, y, x); }
+void run_misaligned_copy(float* y, const float* x) { launch(stream(), misaligned_copy, {1, 1}, Work{}, y, x); }
+void run_misaligned_load(float* y) { launch(stream(), misaligned_load, {1, 32}, Work{}, y); }
 
 }  // namespace sffn::test

@@ -9,6 +9,7 @@ namespace {
 
 using cuda::dynamic_shared;
 using cuda::launch;
+using cuda::Work;
 
 __global__ void missing_barrier(float* y) {  // reads a neighbour's write
   __shared__ float s[64];
@@ -97,67 +98,67 @@ const std::vector<Seeded>& seeded_kernels() {
   static const std::vector<Seeded> all = {
       {"missing barrier", Finder::kThread,
        [](float* y) {
-         launch(stream(), missing_barrier, {1, 64}, y);
+         launch(stream(), missing_barrier, {1, 64}, Work{}, y);
        }},
       {"missing second barrier", Finder::kThread,
        [](float* y) {
-         launch(stream(), missing_second_barrier, {1, 64}, y);
+         launch(stream(), missing_second_barrier, {1, 64}, Work{}, y);
        }},
       {"blocks write one word", Finder::kThread,
        [](float* y) {
-         launch(stream(), blocks_write_one_word, {4, 1}, y);
+         launch(stream(), blocks_write_one_word, {4, 1}, Work{}, y);
        }},
       {"relies on lockstep", Finder::kThread,
        [](float* y) {
-         launch(stream(), relies_on_lockstep, {1, 32}, y);
+         launch(stream(), relies_on_lockstep, {1, 32}, Work{}, y);
        }},
       {"writes behind the end", Finder::kAddress,
        [](float* y) {
-         launch(stream(), writes_behind_the_end, {2, 64}, y, 64);
+         launch(stream(), writes_behind_the_end, {2, 64}, Work{}, y, 64);
        }},
       {"shared overrun", Finder::kAddress,
        [](float* y) {
-         launch(stream(), shared_overrun, {1, 64}, y);
+         launch(stream(), shared_overrun, {1, 64}, Work{}, y);
        }},
       {"dynamic shared overrun", Finder::kAddress,
        [](float* y) {
-         launch(stream(), dynamic_shared_overrun, {1, 64, 63 * sizeof(float)}, y);
+         launch(stream(), dynamic_shared_overrun, {1, 64, 63 * sizeof(float)}, Work{}, y);
        }},
       {"two barriers for one", Finder::kPlain,
        [](float* y) {
-         launch(stream(), two_barriers_for_one, {1, 64}, y);
+         launch(stream(), two_barriers_for_one, {1, 64}, Work{}, y);
        }},
       {"barrier after a return", Finder::kPlain,
        [](float* y) {
-         launch(stream(), barrier_after_a_return, {1, 64}, y);
+         launch(stream(), barrier_after_a_return, {1, 64}, Work{}, y);
        }},
       {"shuffle of a part", Finder::kPlain,
        [](float* y) {
-         launch(stream(), shuffle_of_a_part, {1, 64}, y, 40);
+         launch(stream(), shuffle_of_a_part, {1, 64}, Work{}, y, 40);
        }},
       {"shuffle from outside the mask", Finder::kPlain,
        [](float* y) {
-         launch(stream(), shuffle_from_outside_the_mask, {1, 32}, y);
+         launch(stream(), shuffle_from_outside_the_mask, {1, 32}, Work{}, y);
        }},
       {"unwritten dynamic shared", Finder::kValue,
        [](float* y) {
-         launch(stream(), unwritten_dynamic_shared, {1, 64, 256}, y);
+         launch(stream(), unwritten_dynamic_shared, {1, 64, 256}, Work{}, y);
        }},
       {"a barrier where it belongs", Finder::kNone,
        [](float* y) {
-         launch(stream(), with_barrier, {1, 64}, y);
+         launch(stream(), with_barrier, {1, 64}, Work{}, y);
        }},
       {"a warp barrier where it belongs", Finder::kNone,
        [](float* y) {
-         launch(stream(), synchronises_the_warp, {1, 32}, y);
+         launch(stream(), synchronises_the_warp, {1, 32}, Work{}, y);
        }},
       {"atomics of all blocks", Finder::kNone,
        [](float* y) {
-         launch(stream(), atomic_count, {8, 64}, y);
+         launch(stream(), atomic_count, {8, 64}, Work{}, y);
        }},
       {"sums of a block, one after the other", Finder::kNone,
        [](float* y) {
-         launch(stream(), block_sums, {1, 64}, y);
+         launch(stream(), block_sums, {1, 64}, Work{}, y);
        }},
   };
   return all;
