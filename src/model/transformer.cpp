@@ -145,6 +145,7 @@ Residual Transformer::Impl::run_keeping(Context& ctx, const BatchTensors& batch,
   Residual h{.sum = embedding.forward(ctx, batch), .pending = {}};
   const Tensor sum = recompute ? ctx.saved.allocate(h.sum.shape(), h.sum.dtype(), "residual sum") : Tensor();
   for (size_t i = 0; i < blocks.size(); ++i) {
+    const NamedRange range(ctx.stream, "block forward", static_cast<int64_t>(i));
     if (recompute) {
       saved[i].input = h.pending.defined() ? h.pending : h.sum;
       const Residual out{.sum = sum, .pending = ctx.saved.allocate(sum.shape(), sum.dtype(), "block out")};
@@ -202,7 +203,10 @@ LossSum Transformer::forward_backward(Context& ctx, const Batch& batch, double l
   const Residual h = impl_->run_keeping(pass, tensors, saved, inspection);
   Tensor dh = ctx.scratch.allocate(h.sum.shape(), h.sum.dtype(), "dh");
   LossSum loss = impl_->head->forward_backward(pass, tensors, h, dh, loss_scale, inspection);
-  for (size_t i = impl_->blocks.size(); i-- > 0;) impl_->blocks[i].backward(pass, tensors, saved[i], dh);
+  for (size_t i = impl_->blocks.size(); i-- > 0;) {
+    const NamedRange range(ctx.stream, "block backward", static_cast<int64_t>(i));
+    impl_->blocks[i].backward(pass, tensors, saved[i], dh);
+  }
   impl_->embedding.backward(pass, tensors, dh);
   add_extra_losses(pass, loss, inspection);
   return loss;

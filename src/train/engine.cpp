@@ -124,6 +124,7 @@ Engine::LeafLosses Engine::accumulate_gradients(int64_t step, const BatchOf& bat
   fold_->start();
   clear_counters(model_, stream_);
   for (int64_t leaf = leaves.first; leaf < leaves.last; ++leaf) {
+    const NamedRange range(stream_, "micro-step", leaf - leaves.first);
     const int64_t first_sequence = leaf * config_.train.micro_batch;
     progress("data");
     const Batch batch = batch_of(first_sequence, config_.train.micro_batch);
@@ -142,6 +143,7 @@ Engine::LeafLosses Engine::accumulate_gradients(int64_t step, const BatchOf& bat
 
 // This rank's range of the summed gradient, in the memory of its first partial sum.
 Tensor Engine::exchange_gradients() {
+  const NamedRange name(stream_, "gradient exchange");
   const std::vector<Tensor> partials = fold_->partials();
   const FlatRange range = optimizer_->range();
   const Tensor grad = partials[0].slice(range.offset, range.count);
@@ -173,10 +175,16 @@ StepNumbers Engine::step(int64_t step, const BatchOf& batch_of, double learning_
   progress("optimizer");
   const double clip = config_.optimizer.clip;
   const double scale = clip > 0 && numbers.gradient_norm > clip ? clip / numbers.gradient_norm : 1.0;
-  optimizer_->update(stream_, grad, learning_rate, scale, step);
+  {
+    const NamedRange name(stream_, "optimizer");
+    optimizer_->update(stream_, grad, learning_rate, scale, step);
+  }
   numbers.optimizer_ms = watch.lap();
   progress(kWeightExchange);
-  if (config_.parallel.zero == 1) gather_values(stream_, data, model_.params(), ranges_);
+  if (config_.parallel.zero == 1) {
+    const NamedRange name(stream_, "weight exchange");
+    gather_values(stream_, data, model_.params(), ranges_);
+  }
   numbers.communication_ms += watch.lap();
   return numbers;
 }
