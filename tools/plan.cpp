@@ -46,7 +46,7 @@ void add_plan_command(CLI::App& app, Chosen& chosen) {
   command->add_option("--ranks", arguments->ranks, "data-parallel ranks")
       ->check(CLI::Range(1, 1 << 20))
       ->capture_default_str();
-  command->add_option("--device", arguments->device, "h200 | h100 | a100 | cpu: peaks for the step time")
+  command->add_option("--device", arguments->device, "h200 | h100 | a100 | l40s | cpu: peaks for the step time")
       ->capture_default_str();
   command->add_flag("--json", arguments->json, "for machines");
   command->footer("Example:\n  sffn plan configs/gpt2-124m.json --ranks 8 --device h100 --set train.precision=bf16");

@@ -63,8 +63,8 @@ void activation_forward(Stream& stream, Tensor h, const Tensor& z, const Tensor&
   with_activation_type("activation_forward", z, [&]<class T>(T) {
     with_activation(f, [&]<class F>(F) {
       with_constant(aligned, [&]<bool kAligned>(std::bool_constant<kAligned>) {
-        launch(stream, activation_forward_kernel<kAligned, F, T>, shape_for<T>(z.numel()), h.data<T>(), z.data<T>(),
-               gate.data_or_null<T>(), z.numel());
+        launch(stream, activation_forward_kernel<kAligned, F, T>, shape_for<T>(z.numel()), Work{bytes_of(h, z, gate)},
+               h.data<T>(), z.data<T>(), gate.data_or_null<T>(), z.numel());
       });
     });
   });
@@ -77,8 +77,9 @@ void activation_backward(Stream& stream, Tensor dz, Tensor dgate, const Tensor& 
   with_activation_type("activation_backward", z, [&]<class T>(T) {
     with_activation(f, [&]<class F>(F) {
       with_constant(aligned, [&]<bool kAligned>(std::bool_constant<kAligned>) {
-        launch(stream, activation_backward_kernel<kAligned, F, T>, shape_for<T>(z.numel()), dz.data<T>(),
-               dgate.data_or_null<T>(), dh.data<T>(), z.data<T>(), gate.data_or_null<T>(), z.numel());
+        launch(stream, activation_backward_kernel<kAligned, F, T>, shape_for<T>(z.numel()),
+               Work{bytes_of(dz, dgate, dh, z, gate)}, dz.data<T>(), dgate.data_or_null<T>(), dh.data<T>(), z.data<T>(),
+               gate.data_or_null<T>(), z.numel());
       });
     });
   });

@@ -67,7 +67,8 @@ void adamw(Stream& stream, Tensor master, Tensor rounded, Tensor m, Tensor v, co
   const bool aligned = is_aligned(master.raw()) && is_aligned(rounded.raw()) && is_aligned(m.raw()) &&
                        is_aligned(v.raw()) && is_aligned(grad.raw());
   with_constant(aligned, [&]<bool kAligned>(std::bool_constant<kAligned>) {
-    launch(stream, adamw_kernel<kAligned>, {blocks_for(n, kThreads * kCount), kThreads}, master.data<float>(),
+    launch(stream, adamw_kernel<kAligned>, {blocks_for(n, kThreads * kCount), kThreads},
+           Work{bytes_of(master, master, m, m, v, v, grad, rounded)}, master.data<float>(),
            rounded.data_or_null<bfloat16>(), m.data<float>(), v.data<float>(), grad.data<float>(), n,
            numbers.data<double>(), options);
   });

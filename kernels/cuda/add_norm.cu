@@ -240,10 +240,11 @@ void add_norm_forward(Stream& stream, Tensor sum_out, Tensor y, Tensor mean, Ten
     T* out = sum_out.data_or_null<T>();
     if (!pending.defined() && out == in) out = nullptr;  // it is there
     const bool aligned = rows_are_packs<T>(D, {out, y.raw(), in, pending.raw(), weight.raw(), bias.raw()});
+    const Work work{bytes_of(y, mean, rstd, sum, pending, weight, bias) + (out != nullptr ? bytes_of(sum_out) : 0)};
     with_constant(aligned, [&]<bool kAligned>(std::bool_constant<kAligned>) {
       with_row_threads(D, [&]<int kRowThreads>(std::integral_constant<int, kRowThreads>) {
         launch(stream, add_norm_forward_kernel<kAligned, T, kRowThreads>,
-               {blocks_for(N, kThreads / kRowThreads), kThreads}, out, y.data<T>(), mean.data_or_null<float>(),
+               {blocks_for(N, kThreads / kRowThreads), kThreads}, work, out, y.data<T>(), mean.data_or_null<float>(),
                rstd.data<float>(), in, pending.data_or_null<T>(), weight.data<float>(), bias.data_or_null<float>(), N,
                D, eps);
       });
@@ -259,18 +260,20 @@ void add_norm_backward(Stream& stream, Tensor dh, Tensor dweight, Tensor dbias, 
   const int64_t range = (N + kMostRanges * rows_at_once - 1) / (kMostRanges * rows_at_once) * rows_at_once;
   const int64_t ranges = blocks_for(N, range);
   auto* partial = workspace<float>(stream, ranges * 2 * D);
+  const double of_partial = bytes_for<float>(ranges * 2 * D);
   with_activation_type("add_norm_backward", dh, [&]<class T>(T) {
     const bool aligned = rows_are_packs<T>(D, {dh.raw(), dy.raw(), sum.raw(), weight.raw()});
     with_constant(aligned, [&]<bool kAligned>(std::bool_constant<kAligned>) {
       with_row_threads(D, [&]<int kRowThreads>(std::integral_constant<int, kRowThreads>) {
         launch(stream, add_norm_backward_kernel<kAligned, T, kRowThreads>, {static_cast<unsigned>(ranges), kThreads},
-               dh.data<T>(), partial, dy.data<T>(), sum.data<T>(), mean.data_or_null<float>(), rstd.data<float>(),
-               weight.data<float>(), N, D, range);
+               Work{bytes_of(dh, dh, dy, sum, mean, rstd, weight) + of_partial}, dh.data<T>(), partial, dy.data<T>(),
+               sum.data<T>(), mean.data_or_null<float>(), rstd.data<float>(), weight.data<float>(), N, D, range);
       });
     });
   });
   launch(stream, add_partials_kernel, {blocks_for(2 * D, kColumns), dim3(kColumns, kPartialsAtOnce)},
-         dweight.data<float>(), dbias.data_or_null<float>(), partial, ranges, D);
+         Work{of_partial + bytes_of(dweight, dweight, dbias, dbias)}, dweight.data<float>(),
+         dbias.data_or_null<float>(), partial, ranges, D);
 }
 
 }  // namespace sffn::cuda

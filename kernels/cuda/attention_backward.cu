@@ -195,17 +195,20 @@ void attention_backward(Stream& stream, Tensor dqkv, const Tensor& dout, const T
   with_activation_type("attention_backward", qkv, [&]<class T>(T) {
     const Heads heads(shape, rows_are_packs<T>(shape.head_dim, {dqkv.raw(), dout.raw(), qkv.raw()}));
     auto* d = workspace<float>(stream, shape.tokens() * shape.heads);
-    launch(stream, output_dot_kernel<T>, {blocks_for(shape.tokens() * shape.heads, kThreads / 32), kThreads}, d,
-           dout.data<T>(), out.data<T>(), heads, shape.tokens());
+    launch(stream, output_dot_kernel<T>, {blocks_for(shape.tokens() * shape.heads, kThreads / 32), kThreads},
+           Work{bytes_of(dout, out, lse), flops_of(out.numel())}, d, dout.data<T>(), out.data<T>(), heads,
+           shape.tokens());
     const Inputs<T> in{dout.data<T>(), qkv.data<T>(), lse.data<float>(), d, segment_start.data_or_null<int32_t>()};
     with_width("attention_backward", shape.head_dim, [&]<int kWidth>(std::integral_constant<int, kWidth>) {
       const int64_t tiles = blocks_for(shape.time, Tiles<kWidth>::kTile);
       const int64_t pairs = shape.batch * shape.heads, kv_pairs = shape.batch * shape.kv_heads;
       const size_t bytes = shared_bytes<kWidth>(3, heads);
-      launch(stream, query_gradient_kernel<kWidth, T>, {blocks_for(pairs * tiles, 1), kThreads, bytes}, dqkv.data<T>(),
-             in, heads, DropoutSite(dropout), pairs);
-      launch(stream, key_gradient_kernel<kWidth, T>, {blocks_for(kv_pairs * tiles, 1), kThreads, bytes}, dqkv.data<T>(),
-             in, heads, DropoutSite(dropout), kv_pairs);
+      launch(stream, query_gradient_kernel<kWidth, T>, {blocks_for(pairs * tiles, 1), kThreads, bytes},
+             Work{bytes_of(out, dout, qkv, lse, lse), 3 * causal_flops(shape), kOnTensorCores<T>}, dqkv.data<T>(), in,
+             heads, DropoutSite(dropout), pairs);
+      launch(stream, key_gradient_kernel<kWidth, T>, {blocks_for(kv_pairs * tiles, 1), kThreads, bytes},
+             Work{bytes_of(dqkv, dout, qkv, lse, lse) - bytes_of(out), 4 * causal_flops(shape), kOnTensorCores<T>},
+             dqkv.data<T>(), in, heads, DropoutSite(dropout), kv_pairs);
     });
   });
 }

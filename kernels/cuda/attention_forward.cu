@@ -107,6 +107,7 @@ void attention_forward(Stream& stream, Tensor out, Tensor lse, const Tensor& qkv
       const int64_t tiles = blocks_for(shape.time, attention::Tiles<kWidth>::kTile);
       launch(stream, attention::attention_forward_kernel<kWidth, T>,
              {blocks_for(pairs * tiles, 1), attention::kThreads, attention::shared_bytes<kWidth>(2, heads)},
+             Work{bytes_of(out, lse, qkv, segment_start), 2 * attention::causal_flops(shape), kOnTensorCores<T>},
              out.data<T>(), lse.data<float>(), qkv.data<T>(), segment_start.data_or_null<int32_t>(), heads,
              DropoutSite(dropout), pairs);
     });

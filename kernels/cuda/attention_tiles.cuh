@@ -59,6 +59,11 @@ struct Heads {
   __device__ int64_t out(int64_t token, int head) const { return token * out_width + int64_t{head} * head_dim; }
 };
 
+// FLOPs of one product between queries and what they see, of all heads: causal, in one segment.
+inline double causal_flops(const AttentionShape& s) {
+  return flops_of(s.batch * s.heads, s.time * (s.time + 1) / 2, s.head_dim);
+}
+
 // Bytes of shared memory of `tiles` tiles and one of scores.
 template <int kWidth>
 size_t shared_bytes(int tiles, const Heads& heads) {

@@ -179,8 +179,9 @@ void auction(Stream& stream, Tensor blocks, const Tensor& logits, int64_t groups
   if (tokens == 0) return;
   const int64_t places = (tokens + block_count - 1) / block_count * block_count;
   auto* prices = workspace<double>(stream, groups * (block_count + places) + (groups * places + 1) / 2);
-  launch(stream, auction_kernel, {blocks_for(groups, 1), 32}, blocks.data<int32_t>(), logits.data<float>(), prices,
-         reinterpret_cast<int32_t*>(prices + groups * (block_count + places)), tokens, block_count, epsilon);
+  launch(stream, auction_kernel, {blocks_for(groups, 1), 32}, Work{bytes_of(blocks, logits)}, blocks.data<int32_t>(),
+         logits.data<float>(), prices, reinterpret_cast<int32_t*>(prices + groups * (block_count + places)), tokens,
+         block_count, epsilon);
 }
 
 }  // namespace sffn::cuda

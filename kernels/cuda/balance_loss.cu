@@ -141,8 +141,9 @@ void group_sum(Stream& stream, Tensor out, const Tensor& x) {
   const int64_t groups = out.rows(), columns = x.cols(), group_rows = x.rows() / groups;
   const int64_t runs = (group_rows + kRun - 1) / kRun, strips = (columns + 31) / 32;
   auto* partial = workspace<double>(stream, groups * runs * columns);
-  launch(stream, sum_run_kernel, {blocks_for(groups * runs * strips, 1), dim3(32, kRowsAtOnce)}, partial,
-         x.data<float>(), group_rows, runs, columns, strips);
+  launch(stream, sum_run_kernel, {blocks_for(groups * runs * strips, 1), dim3(32, kRowsAtOnce)},
+         Work{bytes_of(x) + bytes_for<double>(groups * runs * columns)}, partial, x.data<float>(), group_rows, runs,
+         columns, strips);
   sum_partials(stream, out.data<float>(), partial, groups, runs, columns);
 }
 
@@ -151,9 +152,11 @@ void balance_loss(Stream& stream, Tensor loss, Tensor dsums, const Tensor& sums,
   const int64_t groups = sums.rows();
   const auto each = 1 / static_cast<double>(groups);
   auto* losses = workspace<double>(stream, groups);
-  launch(stream, balance_loss_kernel, {blocks_for(groups, 1), kThreads}, losses, dsums.data<float>(),
+  launch(stream, balance_loss_kernel, {blocks_for(groups, 1), kThreads},
+         Work{bytes_of(dsums, sums, counts) + bytes_for<double>(groups)}, losses, dsums.data<float>(),
          sums.data<float>(), counts.data_or_null<int32_t>(), kind, sums.cols(), tokens, gradient_weight * each);
-  launch(stream, add_scaled_sum_kernel, {1, kThreads}, loss.data<float>(), losses, groups, weight * each);
+  launch(stream, add_scaled_sum_kernel, {1, kThreads}, Work{bytes_for<double>(groups) + bytes_of(loss, loss)},
+         loss.data<float>(), losses, groups, weight * each);
 }
 
 void mean_square(Stream& stream, Tensor loss, const Tensor& x, double weight) {
@@ -161,14 +164,15 @@ void mean_square(Stream& stream, Tensor loss, const Tensor& x, double weight) {
   if (n == 0) return;
   const unsigned pieces = blocks_for(n, kPiece);
   auto* partial = workspace<double>(stream, pieces);
-  launch(stream, square_sum_kernel, {pieces, kThreads}, partial, x.data<float>(), n);
-  launch(stream, add_scaled_sum_kernel, {1, kThreads}, loss.data<float>(), partial, int64_t{pieces},
-         weight / static_cast<double>(n));
+  launch(stream, square_sum_kernel, {pieces, kThreads}, Work{bytes_of(x) + bytes_for<double>(pieces)}, partial,
+         x.data<float>(), n);
+  launch(stream, add_scaled_sum_kernel, {1, kThreads}, Work{bytes_for<double>(pieces) + bytes_of(loss, loss)},
+         loss.data<float>(), partial, int64_t{pieces}, weight / static_cast<double>(n));
 }
 
 void update_balance_bias(Stream& stream, Tensor bias, const Tensor& load, const Tensor& numbers, double rate) {
-  launch(stream, update_balance_bias_kernel, {1, kThreads}, bias.data<float>(), load.data<double>(),
-         numbers.data<double>(), bias.numel(), static_cast<float>(rate));
+  launch(stream, update_balance_bias_kernel, {1, kThreads}, Work{bytes_of(bias, bias, load)}, bias.data<float>(),
+         load.data<double>(), numbers.data<double>(), bias.numel(), static_cast<float>(rate));
 }
 
 }  // namespace sffn::cuda

@@ -119,7 +119,9 @@ __global__ void block_aggregate_backward_kernel(float* dkeys, const float* dout,
 template <class T>
 void make_norms(Stream& stream, float* weights, const T* rows, int64_t count, int64_t D, bool inverse) {
   with_rows(count, D, is_aligned(rows), [&]<class Team, int kPack>(RowCut<Team, kPack> cut) {
-    launch(stream, row_norm_kernel<T, Team, kPack>, cut.shape, weights, rows, count, D, inverse);
+    launch(stream, row_norm_kernel<T, Team, kPack>, cut.shape,
+           Work{bytes_for<T>(count * D) + bytes_for<float>(count), flops_of(count, D)}, weights, rows, count, D,
+           inverse);
   });
 }
 
@@ -128,7 +130,8 @@ void forward(Stream& stream, float* out, const T* keys, const T* values, int64_t
              BlockAggregate aggregate) {
   const int64_t strips = (D + kColumns - 1) / kColumns;
   const auto fold = [&]<class Fold>(Fold by, const float* weights, float scale) {
-    launch(stream, fold_rows_kernel<T, Fold>, {blocks_for(B * strips, 1), dim3(kColumns, kRowsAtOnce)}, out, keys,
+    const Work work{bytes_for<T>(B * G * D) + bytes_for<float>(B * D + (weights != nullptr ? B * G : 0))};
+    launch(stream, fold_rows_kernel<T, Fold>, {blocks_for(B * strips, 1), dim3(kColumns, kRowsAtOnce)}, work, out, keys,
            weights, G, D, strips, scale, by);
   };
   const float mean = 1.0f / static_cast<float>(G);
@@ -149,7 +152,8 @@ void forward(Stream& stream, float* out, const T* keys, const T* values, int64_t
     case BlockAggregate::kValueWeighted: {
       auto* weights = workspace<float>(stream, B * G);
       make_norms(stream, weights, values, B * G, D, false);
-      launch(stream, share_weights_kernel, {blocks_for(B, WarpTeam::kRowsPerBlock), kRowThreads}, weights, B, G);
+      launch(stream, share_weights_kernel, {blocks_for(B, WarpTeam::kRowsPerBlock), kRowThreads},
+             Work{bytes_for<float>(2 * B * G)}, weights, B, G);
       return fold(Total(), weights, 1.0f);
     }
     case BlockAggregate::kFirstPc:
@@ -173,10 +177,11 @@ void block_aggregate_backward(Stream& stream, Tensor dkeys, const Tensor& dout, 
   const int64_t rows = keys.shape()[0], D = keys.cols();
   const bool l2 = aggregate == BlockAggregate::kL2Mean;
   if (dout.numel() == 0 || (!l2 && aggregate != BlockAggregate::kMean)) return;
+  const Work work{bytes_of(dkeys, dkeys, dout) + (l2 ? bytes_of(keys) : 0), l2 ? 2 * flops_of(rows, D) : 0};
   with_activation_type("block_aggregate_backward", keys, [&]<class T>(T) {
     with_rows(rows, D, is_aligned(dkeys.raw()) && is_aligned(dout.raw()) && is_aligned(keys.raw()),
               [&]<class Team, int kPack>(RowCut<Team, kPack> cut) {
-                launch(stream, block_aggregate_backward_kernel<T, Team, kPack>, cut.shape, dkeys.data<float>(),
+                launch(stream, block_aggregate_backward_kernel<T, Team, kPack>, cut.shape, work, dkeys.data<float>(),
                        dout.data<float>(), keys.data<T>(), rows, rows / dout.shape()[0], D, l2);
               });
   });

@@ -43,8 +43,8 @@ void block_bias_gradient(Stream& stream, Tensor dbias, const Tensor& dz, const B
   const int64_t strips = (G + lanes - 1) / lanes;
   with_activation_type("block_bias_gradient", dz, [&]<class T>(T) {
     launch(stream, block_bias_gradient_kernel<T>,
-           {static_cast<unsigned>(rows.blocks * strips), dim3(lanes, kThreads / lanes)}, dbias.data<float>(),
-           dz.data<T>(), rows, rows.chunks(), G, strips);
+           {static_cast<unsigned>(rows.blocks * strips), dim3(lanes, kThreads / lanes)},
+           Work{bytes_of(dbias, dbias, dz)}, dbias.data<float>(), dz.data<T>(), rows, rows.chunks(), G, strips);
   });
 }
 

@@ -307,14 +307,17 @@ template <class T>
 void combine(Stream& stream, Combination<T> c) {
   c.parts = (std::min(c.rows.chunk, c.rows.tokens) + kTokens - 1) / kTokens;
   c.strips = (c.D + kColumns - 1) / kColumns;
+  const Work work = block_product_work<T>(c.rows, c.G, c.D,
+                                          (c.accumulate ? bytes_for<T>(c.rows.tokens * c.D) : 0) +
+                                              (c.weights != nullptr ? bytes_for<float>(c.rows.choices()) : 0));
   const LaunchShape shape{static_cast<unsigned>(c.rows.chunks() * c.parts * c.strips), kThreads};
   if constexpr (std::is_same_v<T, bfloat16>) {
     if (packs_fit(c.G, 8, c.h) && packs_fit(c.D, 8, c.w)) {
-      launch(stream, combine_on_tensor_cores_kernel, {shape.grid, shape.block, sizeof(Shared)}, c);
+      launch(stream, combine_on_tensor_cores_kernel, {shape.grid, shape.block, sizeof(Shared)}, work, c);
       return;
     }
   }
-  launch(stream, combine_kernel<T>, {shape.grid, shape.block, sizeof(FloatStage)}, c);
+  launch(stream, combine_kernel<T>, {shape.grid, shape.block, sizeof(FloatStage)}, work, c);
 }
 
 }  // namespace

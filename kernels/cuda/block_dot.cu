@@ -69,8 +69,8 @@ void block_dot_forward(Stream& stream, Tensor scores, const Tensor& h, const Ten
     constexpr int kCount = kPackCount<T>;
     const bool packs = packs_fit(G, kCount, h.data<T>(), v.data<float>());
     launch(stream, packs ? block_dot_forward_kernel<kCount, T> : block_dot_forward_kernel<1, T>,
-           shape_of_rows(rows, packs ? G / kCount : G, 32), scores.data<float>(), h.data<T>(), v.data<float>(), rows, B,
-           G);
+           shape_of_rows(rows, packs ? G / kCount : G, 32), Work{bytes_of(scores, h, v), flops_of(h.numel())},
+           scores.data<float>(), h.data<T>(), v.data<float>(), rows, B, G);
   });
 }
 
@@ -80,10 +80,12 @@ void block_dot_backward(Stream& stream, Tensor dh, Tensor dv, const Tensor& dsco
   const int64_t ranges = (s.N + s.range - 1) / s.range;
   auto* partial = workspace<float>(stream, ranges * s.M);
   with_activation_type("block_dot_backward", h, [&]<class T>(T) {
-    launch(stream, block_dot_backward_kernel<T>, {static_cast<unsigned>(ranges * s.strips), kThreads}, dh.data<T>(),
-           partial, dscores.data<float>(), h.data<T>(), v.data<float>(), s);
+    launch(stream, block_dot_backward_kernel<T>, {static_cast<unsigned>(ranges * s.strips), kThreads},
+           Work{bytes_of(dh, dh, dscores, h, v) + bytes_for<float>(ranges * s.M), 2 * flops_of(h.numel())},
+           dh.data<T>(), partial, dscores.data<float>(), h.data<T>(), v.data<float>(), s);
   });
-  launch(stream, add_ranges_kernel, {blocks_for(s.M, kThreads), kThreads}, dv.data<float>(), partial, ranges, s.M);
+  launch(stream, add_ranges_kernel, {blocks_for(s.M, kThreads), kThreads},
+         Work{bytes_for<float>(ranges * s.M) + bytes_of(dv)}, dv.data<float>(), partial, ranges, s.M);
 }
 
 }  // namespace sffn::cuda

@@ -155,18 +155,21 @@ template <class T>
 void project(Stream& stream, Projection<T> p) {
   const int64_t P = p.rows.choices();
   if (P == 0) return;
-  launch(stream, clear_unused_kernel<T>, {blocks_for(P * p.G, kThreads, 1024), kThreads}, p.z, p.rows.offsets + p.pairs,
-         P, p.G);
+  const Work work =
+      block_product_work<T>(p.rows, p.G, p.D, p.bias != nullptr ? bytes_for<float>(p.rows.blocks * p.G) : 0);
+  launch(stream, clear_unused_kernel<T>, {blocks_for(P * p.G, kThreads, 1024), kThreads}, Work{bytes_for<int32_t>(1)},
+         p.z, p.rows.offsets + p.pairs, P, p.G);
   if constexpr (std::is_same_v<T, bfloat16>) {
     if (packs_fit(p.D, 8, p.x, p.w)) {
       p.parts = (p.G + kCells - 1) / kCells;
       launch(stream, project_on_tensor_cores_kernel,
-             {static_cast<unsigned>(tile_slots<kRows>(p.rows) * p.parts), kThreads, kStages * sizeof(Stage)}, p);
+             {static_cast<unsigned>(tile_slots<kRows>(p.rows) * p.parts), kThreads, kStages * sizeof(Stage)}, work, p);
       return;
     }
   }
   p.parts = (p.G + kTile - 1) / kTile;
-  launch(stream, project_kernel<T>, {static_cast<unsigned>(tile_slots<kTile>(p.rows) * p.parts), kTileThreads}, p);
+  launch(stream, project_kernel<T>, {static_cast<unsigned>(tile_slots<kTile>(p.rows) * p.parts), kTileThreads}, work,
+         p);
 }
 
 }  // namespace

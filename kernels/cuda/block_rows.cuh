@@ -2,6 +2,7 @@
 // routing needs; blocks of threads find their rows from the offsets.
 #pragma once
 #include "kernels/block_rows.h"
+#include "kernels/cuda/work.h"
 
 #include <cuda_runtime.h>
 
@@ -9,6 +10,15 @@ namespace sffn::cuda {
 
 // A pair is one block of one chunk of tokens, chunk·B + block.
 inline int64_t pairs_of(const BlockRows& rows) { return rows.chunks() * rows.blocks; }
+
+// Of the product between G cells of a block, D columns, and the rows that chose it: as if nobody dropped a choice. The
+// tables [B·G,D] and the rows of tokens [N,D] move once, as do those of choices [P,G].
+template <class T>
+Work block_product_work(const BlockRows& rows, int64_t G, int64_t D, double further_bytes) {
+  const double of_choices = bytes_for<T>(rows.choices() * G) + bytes_for<int32_t>(rows.choices());
+  const double of_tables = bytes_for<T>((rows.blocks * G + rows.tokens) * D);
+  return {of_choices + of_tables + further_bytes, flops_of(rows.choices(), G, D), kOnTensorCores<T>};
+}
 
 struct RowTile {
   int64_t block, first, last;  // sorted rows; none where last <= first

@@ -97,7 +97,8 @@ LaunchShape shape_for(const Cut& cut) { return {blocks_for(cut.rows, kThreads / 
 void block_scores_forward(Stream& stream, Tensor scores, const Tensor& cells, BlockAggregate aggregate) {
   const Cut cut = cut_of(scores, cells);
   const auto run = [&](auto kernel) {
-    launch(stream, kernel, shape_for(cut), scores.data<float>(), cells.data<float>(), cut);
+    launch(stream, kernel, shape_for(cut), Work{bytes_of(scores, cells)}, scores.data<float>(), cells.data<float>(),
+           cut);
   };
   switch (aggregate) {
     case BlockAggregate::kMin:
@@ -114,8 +115,9 @@ void block_scores_forward(Stream& stream, Tensor scores, const Tensor& cells, Bl
 void block_scores_backward(Stream& stream, Tensor dcells, const Tensor& dscores, const Tensor& cells,
                            BlockAggregate aggregate) {
   const Cut cut = cut_of(dscores, cells);
+  const Work work{bytes_of(dcells, dscores) + (aggregate != BlockAggregate::kMean ? bytes_of(cells) : 0)};
   const auto run = [&](auto kernel) {
-    launch(stream, kernel, shape_for(cut), dcells.data<float>(), dscores.data<float>(), cells.data<float>(), cut);
+    launch(stream, kernel, shape_for(cut), work, dcells.data<float>(), dscores.data<float>(), cells.data<float>(), cut);
   };
   switch (aggregate) {
     case BlockAggregate::kMin:

@@ -57,15 +57,17 @@ void block_weight_sums(Stream& stream, Tensor sums, const Tensor& weights, const
   const bool shared = B <= kMostShared;
   const size_t bytes = shared ? kWarps * static_cast<size_t>(B) * sizeof(double) : 0;
   launch(stream, shared ? sum_tiles_kernel<true> : sum_tiles_kernel<false>,
-         {blocks_for(tiles.count(), kWarps), 32 * kWarps, bytes}, partial, weights.data<float>(),
+         {blocks_for(tiles.count(), kWarps), 32 * kWarps, bytes},
+         Work{bytes_of(weights, blocks) + bytes_for<double>(tiles.count() * B)}, partial, weights.data<float>(),
          blocks.data<int32_t>(), tiles, bits_of(B));
   sum_partials(stream, sums.data<float>(), partial, groups, tiles.tiles_per_group, B);
 }
 
 void add_block_values(Stream& stream, Tensor out, const Tensor& per_block, const Tensor& blocks) {
   const int64_t choices = blocks.numel();
-  launch(stream, add_block_values_kernel, {blocks_for(choices, kThreads), kThreads}, out.data<float>(),
-         per_block.data<float>(), blocks.data<int32_t>(), choices, choices / per_block.rows(), per_block.cols());
+  launch(stream, add_block_values_kernel, {blocks_for(choices, kThreads), kThreads},
+         Work{bytes_of(out, out, per_block, blocks)}, out.data<float>(), per_block.data<float>(),
+         blocks.data<int32_t>(), choices, choices / per_block.rows(), per_block.cols());
 }
 
 }  // namespace sffn::cuda

@@ -187,18 +187,23 @@ void weight_gradient(Stream& stream, Gradient<T> g) {
     return static_cast<unsigned>(g.rows.blocks * g.parts * g.strips);
   };
   if (g.rows.choices() == 0) return;
+  // dW is f32, read and written: instead of a table of T.
+  const int64_t cells = g.rows.blocks * g.G;
+  const Work work = block_product_work<T>(g.rows, g.G, g.D,
+                                          bytes_for<float>(2 * cells * g.D) - bytes_for<T>(cells * g.D) +
+                                              (g.weights != nullptr ? bytes_for<float>(g.rows.choices()) : 0));
   if constexpr (std::is_same_v<T, bfloat16>) {
     if (packs_fit(g.G, 8, g.h) && packs_fit(g.D, 8, g.x, g.dw)) {
       const unsigned blocks = grid(kCells, kColumns);
       launch(stream,
              g.weights != nullptr ? weight_gradient_on_tensor_cores_kernel<true>
                                   : weight_gradient_on_tensor_cores_kernel<false>,
-             {blocks, kThreads, kStages * sizeof(Stage)}, g);
+             {blocks, kThreads, kStages * sizeof(Stage)}, work, g);
       return;
     }
   }
   const unsigned blocks = grid(kTile, kTile);
-  launch(stream, weight_gradient_kernel<T>, {blocks, kTileThreads}, g);
+  launch(stream, weight_gradient_kernel<T>, {blocks, kTileThreads}, work, g);
 }
 
 }  // namespace

@@ -99,8 +99,10 @@ __global__ void scatter_kernel(T* cells, const T* h, const float* weights, const
 template <class To, class From>
 void gather(Stream& stream, To* out, const From* cells, const float* bias, const int32_t* blocks, const Sizes& s) {
   constexpr int kCount = 16 / (sizeof(From) > sizeof(To) ? sizeof(From) : sizeof(To));
+  const Work work{bytes_for<To>(s.P() * s.G) + bytes_for<From>(s.P() * s.G) + bytes_for<int32_t>(s.P()) +
+                  (bias != nullptr ? bytes_for<float>(s.M) : 0)};
   const auto run = [&](auto kernel, int count) {
-    launch(stream, kernel, shape_of_rows(s.P(), s.G / count), out, cells, bias, blocks, s);
+    launch(stream, kernel, shape_of_rows(s.P(), s.G / count), work, out, cells, bias, blocks, s);
   };
   packs_fit(s.G, kCount, out, cells, bias) ? run(gather_kernel<kCount, To, From>, kCount)
                                            : run(gather_kernel<1, To, From>, 1);
@@ -126,8 +128,8 @@ void scatter_cells(Stream& stream, Tensor cells, const Tensor& h, const Tensor& 
   with_activation_type("scatter_cells", h, [&]<class T>(T) {
     constexpr int kCount = kPackCount<T>;
     const auto kernel = packs_fit(s.M, kCount, cells.data<T>()) ? scatter_kernel<kCount, T> : scatter_kernel<1, T>;
-    launch(stream, kernel, {static_cast<unsigned>(s.N * slices), kThreads}, cells.data<T>(), h.data<T>(),
-           weights.data_or_null<float>(), blocks.data<int32_t>(), s, slices, lanes);
+    launch(stream, kernel, {static_cast<unsigned>(s.N * slices), kThreads}, Work{bytes_of(cells, h, weights, blocks)},
+           cells.data<T>(), h.data<T>(), weights.data_or_null<float>(), blocks.data<int32_t>(), s, slices, lanes);
   });
 }
 
@@ -137,7 +139,7 @@ void permute_rows(Stream& stream, Tensor out, const Tensor& rows, const Tensor& 
     constexpr int kCount = kPackCount<T>;
     const bool packs = packs_fit(G, kCount, out.data<T>(), rows.data<T>());
     launch(stream, packs ? permute_kernel<kCount, T> : permute_kernel<1, T>, shape_of_rows(P, packs ? G / kCount : G),
-           out.data<T>(), rows.data<T>(), order.data<int32_t>(), P, G);
+           Work{bytes_of(out, rows, order)}, out.data<T>(), rows.data<T>(), order.data<int32_t>(), P, G);
   });
 }
 

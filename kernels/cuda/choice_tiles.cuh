@@ -111,19 +111,23 @@ __global__ void walk_tiles_kernel(int32_t* next, const int32_t* blocks, ChoiceTi
   if (lane == 0 && counted > 0) atomicAdd(events, static_cast<EventCount>(counted));
 }
 
-// counts: room for tiles.count()·tiles.blocks numbers.
+// counts: room for tiles.count()·tiles.blocks numbers. placed: bytes that `place` writes in all.
 template <class Place>
 void walk_choices(Stream& stream, int32_t* counts, const int32_t* blocks, const ChoiceTiles& tiles,
-                  const int32_t* start, Place place, EventCount* events) {
+                  const int32_t* start, Place place, double placed, EventCount* events) {
   const bool shared = tiles.blocks <= kMostSharedBlocks;
   const size_t bytes = shared ? kTileWarps * static_cast<size_t>(tiles.blocks) * sizeof(int32_t) : 0;
   const LaunchShape shape{blocks_for(tiles.count(), kTileWarps), 32 * kTileWarps, bytes};
   const int64_t strips = (tiles.blocks + 31) / 32;
-  launch(stream, shared ? count_tiles_kernel<true> : count_tiles_kernel<false>, shape, counts, blocks, tiles);
-  launch(stream, scan_tiles_kernel<int32_t>, {blocks_for(strips * tiles.groups, 1), dim3(32, 32)}, counts, start, tiles,
-         strips);
-  launch(stream, shared ? walk_tiles_kernel<true, Place> : walk_tiles_kernel<false, Place>, shape, counts, blocks,
-         tiles, bits_of(tiles.blocks), place, events);
+  const double of_counts = bytes_for<int32_t>(tiles.count() * tiles.blocks),
+               of_choices = bytes_for<int32_t>(tiles.choices);
+  const double of_start = start != nullptr ? bytes_for<int32_t>(tiles.groups * tiles.blocks) : 0;
+  launch(stream, shared ? count_tiles_kernel<true> : count_tiles_kernel<false>, shape, Work{of_choices + of_counts},
+         counts, blocks, tiles);
+  launch(stream, scan_tiles_kernel<int32_t>, {blocks_for(strips * tiles.groups, 1), dim3(32, 32)},
+         Work{2 * of_counts + of_start}, counts, start, tiles, strips);
+  launch(stream, shared ? walk_tiles_kernel<true, Place> : walk_tiles_kernel<false, Place>, shape,
+         Work{of_choices + of_counts + placed}, counts, blocks, tiles, bits_of(tiles.blocks), place, events);
 }
 
 }  // namespace sffn::cuda

@@ -30,7 +30,7 @@ __global__ void column_sum_kernel(float* out, const T* x, int64_t rows, int64_t 
 void column_sum(Stream& stream, Tensor out, const Tensor& x) {
   with_activation_type("column_sum", x, [&]<class T>(T) {
     launch(stream, column_sum_kernel<T>, {blocks_for(x.cols(), kColumns), dim3(kColumns, kRowsAtOnce)},
-           out.data<float>(), x.data<T>(), x.rows(), x.cols());
+           Work{bytes_of(out, out, x)}, out.data<float>(), x.data<T>(), x.rows(), x.cols());
   });
 }
 

@@ -44,7 +44,8 @@ void split_columns(Stream& stream, Tensor parts, const Tensor& x) {
     constexpr int kCount = kPackCount<T>;
     const bool packs = packs_fit(s.W, kCount, parts.data<T>(), x.data<T>());
     launch(stream, packs ? split_columns_kernel<kCount, T> : split_columns_kernel<1, T>,
-           shape_of_rows(s.N * s.P, packs ? s.W / kCount : s.W), parts.data<T>(), x.data<T>(), s);
+           shape_of_rows(s.N * s.P, packs ? s.W / kCount : s.W), Work{bytes_of(parts, x)}, parts.data<T>(), x.data<T>(),
+           s);
   });
 }
 
@@ -54,8 +55,9 @@ void join_columns(Stream& stream, Tensor x, const Tensor& parts, Accumulate accu
     constexpr int kCount = kPackCount<T>;
     const bool packs = packs_fit(s.W, kCount, parts.data<T>(), x.data<T>());
     launch(stream, packs ? join_columns_kernel<kCount, T> : join_columns_kernel<1, T>,
-           shape_of_rows(s.N * s.P, packs ? s.W / kCount : s.W), x.data<T>(), parts.data<T>(), s,
-           accumulate == Accumulate::kYes);
+           shape_of_rows(s.N * s.P, packs ? s.W / kCount : s.W),
+           Work{bytes_of(x, parts) + (accumulate == Accumulate::kYes ? bytes_of(x) : 0)}, x.data<T>(), parts.data<T>(),
+           s, accumulate == Accumulate::kYes);
   });
 }
 

@@ -91,28 +91,33 @@ __global__ void scan_pieces_kernel(int32_t* offsets, const int32_t* counts, cons
 void count_blocks(Stream& stream, Tensor counts, const Tensor& blocks) {
   const int64_t S = counts.shape()[0], B = counts.cols(), group = blocks.numel() / S;
   if (counts.numel() == 0) return;
-  check(cudaMemsetAsync(counts.raw(), 0, counts.bytes(), native(stream).stream), "count_blocks");
+  clear_bytes(stream, counts.raw(), counts.bytes());
+  const Work work{bytes_of(blocks, counts, counts)};
   if (B > kMostSharedCounts || group < B) {
-    launch(stream, count_kernel, {blocks_for(blocks.numel(), kThreads), kThreads}, counts.data<int32_t>(),
+    launch(stream, count_kernel, {blocks_for(blocks.numel(), kThreads), kThreads}, work, counts.data<int32_t>(),
            blocks.data<int32_t>(), blocks.numel(), group, B);
     return;
   }
   const int64_t tiles = (group + kTile - 1) / kTile;
   launch(stream, count_shared_kernel, {blocks_for(S * tiles, 1), kThreads, static_cast<size_t>(B) * sizeof(int32_t)},
-         counts.data<int32_t>(), blocks.data<int32_t>(), group, tiles, B);
+         work, counts.data<int32_t>(), blocks.data<int32_t>(), group, tiles, B);
 }
 
 void accumulate_counts(Stream& stream, Tensor total, const Tensor& counts) {
-  launch(stream, accumulate_kernel, {blocks_for(counts.cols(), 32), dim3(32, 32)}, total.data<double>(),
-         counts.data<int32_t>(), counts.shape()[0], counts.cols());
+  launch(stream, accumulate_kernel, {blocks_for(counts.cols(), 32), dim3(32, 32)}, Work{bytes_of(total, total, counts)},
+         total.data<double>(), counts.data<int32_t>(), counts.shape()[0], counts.cols());
 }
 
 void exclusive_scan(Stream& stream, Tensor offsets, const Tensor& counts) {
   const int64_t n = counts.numel();
   const unsigned pieces = blocks_for(n + 1, kPiece);
   auto* sums = workspace<int32_t>(stream, pieces);
-  if (pieces > 1) launch(stream, sum_pieces_kernel, {pieces, kScanThreads}, sums, counts.data<int32_t>(), n);
-  launch(stream, scan_pieces_kernel, {pieces, kScanThreads}, offsets.data<int32_t>(), counts.data<int32_t>(), sums, n);
+  if (pieces > 1)
+    launch(stream, sum_pieces_kernel, {pieces, kScanThreads}, Work{bytes_of(counts) + bytes_for<int32_t>(pieces)}, sums,
+           counts.data<int32_t>(), n);
+  launch(stream, scan_pieces_kernel, {pieces, kScanThreads},
+         Work{bytes_of(offsets, counts) + bytes_for<int32_t>(pieces > 1 ? pieces : 0)}, offsets.data<int32_t>(),
+         counts.data<int32_t>(), sums, n);
 }
 
 }  // namespace sffn::cuda

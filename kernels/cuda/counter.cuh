@@ -11,11 +11,10 @@ __global__ void add_events_kernel(double* counter, const Count* events) {
   counter[0] += static_cast<double>(*events);
 }
 
-inline void clear_events(Stream& stream, EventCount* events) {
-  check(cudaMemsetAsync(events, 0, sizeof(EventCount), native(stream).stream), "clear_events");
-}
+inline void clear_events(Stream& stream, EventCount* events) { clear_bytes(stream, events, sizeof(EventCount)); }
 inline void add_events(Stream& stream, double* counter, const EventCount* events) {
-  launch(stream, add_events_kernel<EventCount>, {1, 1}, counter, events);
+  launch(stream, add_events_kernel<EventCount>, {1, 1}, Work{bytes_for<EventCount>(1) + bytes_for<double>(2)}, counter,
+         events);
 }
 
 }  // namespace sffn::cuda

@@ -76,11 +76,13 @@ __global__ void cross_entropy_kernel(float* losses, T* logits, const int32_t* ta
 void cross_entropy(Stream& stream, Tensor losses, Tensor logits, const Tensor& targets, int64_t vocab,
                    double gradient_scale, bool write_gradient) {
   const unsigned threads = vocab > kLongRow ? 512 : 128;
+  const Work work{bytes_of(losses, targets, logits) + (write_gradient ? bytes_of(logits) : 0)};
   with_activation_type("cross_entropy", logits, [&]<class T>(T) {
     const bool aligned = rows_are_packs<T>(logits.cols(), {logits.raw()});
     with_constant(aligned, [&]<bool kAligned>(std::bool_constant<kAligned>) {
-      launch(stream, cross_entropy_kernel<kAligned, T>, {blocks_for(logits.rows(), 1), threads}, losses.data<float>(),
-             logits.data<T>(), targets.data<int32_t>(), vocab, logits.cols(), gradient_scale, write_gradient);
+      launch(stream, cross_entropy_kernel<kAligned, T>, {blocks_for(logits.rows(), 1), threads}, work,
+             losses.data<float>(), logits.data<T>(), targets.data<int32_t>(), vocab, logits.cols(), gradient_scale,
+             write_gradient);
     });
   });
 }

@@ -250,6 +250,19 @@ Scratch scratch_for(Stream& stream, const Product& p, const Plan& plan) {
   return scratch;
 }
 
+MatmulShape shape_of(const Product& p) {
+  const bool ta = p.ta == Transpose::kYes;
+  return {p.c.rows(),
+          p.c.cols(),
+          ta ? p.a.rows() : p.a.cols(),
+          ta,
+          p.tb == Transpose::kYes,
+          p.bias.defined(),
+          p.accumulate == Accumulate::kYes,
+          p.a.dtype(),
+          p.c.dtype()};
+}
+
 }  // namespace
 
 std::string Product::str() const { return problem_of(*this).str(); }
@@ -276,6 +289,7 @@ bool run_product(Stream& stream, const Product& p) {
     set(plan.description, CUBLASLT_MATMUL_DESC_EPILOGUE_AUX_POINTER, aux);
   }
   const float alpha = 1, beta = p.accumulate == Accumulate::kYes ? 1 : 0;
+  const Timed timed(stream, shape_of(p));
   check_blas(cublasLtMatmul(plans.library.get(), plan.description.get(), &alpha, b, plan.left.get(), a,
                             plan.right.get(), &beta, p.c.raw(), plan.result.get(), p.c.raw(), plan.result.get(),
                             &plan.algorithm, scratch.blas, plan.workspace, native(stream).stream),

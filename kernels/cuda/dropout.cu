@@ -40,8 +40,8 @@ void dropout(Stream& stream, Tensor x, const Dropout& d) {
   const int64_t most = begins_a_block ? x.numel() : x.numel() + kCount - 1;  // draws that the tensor's blocks span
   with_activation_type("dropout", x, [&]<class T>(T) {
     with_constant(begins_a_block && is_aligned(x.raw()), [&]<bool kAligned>(std::bool_constant<kAligned>) {
-      launch(stream, dropout_kernel<kAligned, T>, {blocks_for(most, kThreads * kCount), kThreads}, x.data<T>(),
-             x.numel(), site);
+      launch(stream, dropout_kernel<kAligned, T>, {blocks_for(most, kThreads * kCount), kThreads}, Work{bytes_of(x, x)},
+             x.data<T>(), x.numel(), site);
     });
   });
 }

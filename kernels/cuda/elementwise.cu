@@ -33,23 +33,27 @@ LaunchShape shape_for(int64_t count) { return {blocks_for(count, kThreads, kMost
 
 void fill_zero(Stream& stream, Tensor x) {
   if (x.bytes() == 0) return;
-  check(cudaMemsetAsync(x.raw(), 0, x.bytes(), native(stream).stream), "fill_zero");
+  clear_bytes(stream, x.raw(), x.bytes());
 }
 
 void copy(Stream& stream, Tensor y, const Tensor& x) {
   if (x.numel() == 0) return;
   if (x.dtype() == y.dtype()) {
+    const Timed timed(stream, "cudaMemcpyAsync", Work{bytes_of(y, x)});
     check(cudaMemcpyAsync(y.raw(), x.raw(), x.bytes(), cudaMemcpyDeviceToDevice, native(stream).stream), "copy");
     return;
   }
   with_activation_type("copy", x, [&]<class From>(From) {
     if (y.dtype() == DType::kF64) {
-      launch(stream, convert_kernel<double, From>, shape_for(x.numel()), y.data<double>(), x.data<From>(), x.numel());
+      launch(stream, convert_kernel<double, From>, shape_for(x.numel()), Work{bytes_of(y, x)}, y.data<double>(),
+             x.data<From>(), x.numel());
       return;
     }
     with_activation_type("copy", y, [&]<class To>(To) {
-      if constexpr (!std::is_same_v<To, From>)
-        launch(stream, convert_kernel<To, From>, shape_for(x.numel()), y.data<To>(), x.data<From>(), x.numel());
+      if constexpr (!std::is_same_v<To, From>) {
+        launch(stream, convert_kernel<To, From>, shape_for(x.numel()), Work{bytes_of(y, x)}, y.data<To>(),
+               x.data<From>(), x.numel());
+      }
     });
   });
 }
@@ -57,7 +61,8 @@ void copy(Stream& stream, Tensor y, const Tensor& x) {
 void add(Stream& stream, Tensor y, const Tensor& x) {
   with_activation_type("add", x, [&]<class From>(From) {
     with_activation_type("add", y, [&]<class To>(To) {
-      launch(stream, add_kernel<To, From>, shape_for(x.numel()), y.data<To>(), x.data<From>(), x.numel());
+      launch(stream, add_kernel<To, From>, shape_for(x.numel()), Work{bytes_of(y, y, x)}, y.data<To>(), x.data<From>(),
+             x.numel());
     });
   });
 }

@@ -12,6 +12,7 @@
 #include "kernels/ops.h"
 
 #include <algorithm>
+#include <cmath>
 
 namespace sffn::cuda {
 namespace {
@@ -109,6 +110,12 @@ unsigned threads_for(int64_t D, int count) {
   return static_cast<unsigned>(std::clamp<int64_t>((D + 32 * count - 1) / (32 * count) * 32, 32, kThreads));
 }
 
+// Different rows of a table that N uniform choices name, expected.
+double distinct_rows(int64_t N, const Tensor& table) {
+  const auto rows = static_cast<double>(table.shape()[0]);
+  return rows * -std::expm1(-static_cast<double>(N) / rows);
+}
+
 template <class T>
 void add_by_row(Stream& stream, Tensor table, const Tensor& dout, const Tensor& index) {
   const int64_t N = dout.rows(), D = dout.cols(), tiles = blocks_for(N, kTile);
@@ -122,10 +129,11 @@ void add_by_row(Stream& stream, Tensor table, const Tensor& dout, const Tensor& 
   const bool aligned = rows_are_packs<T>(D, {to, dout.raw()});
   with_constant(aligned, [&]<bool kAligned>(std::bool_constant<kAligned>) {
     const auto grid = static_cast<unsigned>(tiles);
-    launch(stream, add_runs_kernel<kAligned, T>, {grid, threads_for(D, kPackCount<T>)}, to, rests, dout.data<T>(),
+    const Work runs{bytes_of(dout) + bytes_for<int32_t>(2 * N) + distinct_rows(N, table) * bytes_for<float>(2 * D)};
+    launch(stream, add_runs_kernel<kAligned, T>, {grid, threads_for(D, kPackCount<T>)}, runs, to, rests, dout.data<T>(),
            order, N, D);
-    launch(stream, add_rests_kernel<kAligned>, {grid, threads_for(D, kPackCount<float>)}, to, rests, order.keys, tiles,
-           D);
+    launch(stream, add_rests_kernel<kAligned>, {grid, threads_for(D, kPackCount<float>)},
+           Work{bytes_for<int32_t>(2 * tiles)}, to, rests, order.keys, tiles, D);
   });
 }
 
@@ -135,11 +143,14 @@ void embedding_forward(Stream& stream, Tensor out, const Tensor& tokens, const T
                        const Tensor& positions_table, const Tensor& positions) {
   const int64_t N = out.rows(), D = out.cols();
   const int32_t* places = positions_table.defined() ? positions.data<int32_t>() : nullptr;
+  double rows_read = distinct_rows(N, tokens);
+  if (positions_table.defined()) rows_read += distinct_rows(N, positions_table);
   with_activation_type("embedding_forward", out, [&]<class T>(T) {
     const bool aligned = rows_are_packs<T>(D, {out.raw(), tokens.raw(), positions_table.raw()});
     with_constant(aligned, [&]<bool kAligned>(std::bool_constant<kAligned>) {
-      launch(stream, embedding_forward_kernel<kAligned, T>, {blocks_for(N, kWarps), kThreads}, out.data<T>(),
-             tokens.data<T>(), ids.data<int32_t>(), positions_table.data_or_null<T>(), places, N, D);
+      launch(stream, embedding_forward_kernel<kAligned, T>, {blocks_for(N, kWarps), kThreads},
+             Work{bytes_of(out, ids, positions) + rows_read * bytes_for<T>(D)}, out.data<T>(), tokens.data<T>(),
+             ids.data<int32_t>(), positions_table.data_or_null<T>(), places, N, D);
     });
   });
 }

@@ -247,10 +247,15 @@ void find_components(Stream& stream, float* out, const T* keys, int64_t B, int64
   for (int64_t first = 0; first < B; first += batch) {
     const int64_t blocks = std::min(batch, B - first);
     const T* from = keys + first * G * D;
-    launch(stream, gram_kernel<T>, {blocks_for(blocks * tiles * tiles, 1), dim3(kTile, 8)}, scratch, from, s, tiles);
+    const double of_keys = bytes_for<T>(blocks * G * D), of_gram = bytes_for<double>(blocks * s.n() * s.n());
+    const Work gram{of_keys + of_gram, flops_of(blocks, s.n() * (s.n() + 1) / 2, s.length())};
+    // One restart: kBasis products with K. How many there are depends on the keys.
+    const Work component{of_keys + of_gram + bytes_for<float>(blocks * D), flops_of(blocks, kBasis, s.n() * s.n())};
+    launch(stream, gram_kernel<T>, {blocks_for(blocks * tiles * tiles, 1), dim3(kTile, 8)}, gram, scratch, from, s,
+           tiles);
     launch(stream, warps ? component_kernel<T, WarpTeam> : component_kernel<T, BlockTeam>,
-           {blocks_for(blocks, warps ? WarpTeam::kRowsPerBlock : 1), kRowThreads}, out + first * D, from, scratch, s,
-           blocks);
+           {blocks_for(blocks, warps ? WarpTeam::kRowsPerBlock : 1), kRowThreads}, component, out + first * D, from,
+           scratch, s, blocks);
   }
 }
 

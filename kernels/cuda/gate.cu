@@ -110,6 +110,10 @@ __global__ void softmax_gate_backward_kernel(float* dlogits, const float* dweigh
 Sizes sizes_of(const Tensor& logits, const Tensor& blocks) {
   return {logits.rows(), blocks.cols(), logits.cols(), bits_of(logits.cols())};
 }
+// Bytes of `passes` passes over what the gate needs of logits: all of them, or those of the choices.
+double bytes_of_logits(const Tensor& logits, const Tensor& blocks, Gate gate, int64_t passes) {
+  return bytes_for<float>(passes * (gate == Gate::kSoftmax ? logits : blocks).numel());
+}
 // Among the chosen, a row is as long as their number.
 int64_t row_width(const Sizes& s, Gate gate) { return gate == Gate::kSoftmax ? s.blocks : 1; }
 
@@ -120,12 +124,14 @@ void gate_forward(Stream& stream, Tensor weights, const Tensor& logits, const Te
   float* out = weights.data<float>();
   const float* in = logits.data<float>();
   const auto* chosen = blocks.data<int32_t>();
+  const Work work{bytes_of(weights, blocks) + bytes_of_logits(logits, blocks, gate, 1)};
   if (gate == Gate::kSigmoid) {
-    launch(stream, sigmoid_gate_kernel, {blocks_for(blocks.numel(), kRowThreads), kRowThreads}, out, in, chosen, s);
+    launch(stream, sigmoid_gate_kernel, {blocks_for(blocks.numel(), kRowThreads), kRowThreads}, work, out, in, chosen,
+           s);
     return;
   }
   with_rows(s.tokens, row_width(s, gate), is_aligned(in), [&]<class Team, int kPack>(RowCut<Team, kPack> cut) {
-    launch(stream, softmax_gate_kernel<Team, kPack>, cut.shape, out, in, chosen, s, gate == Gate::kSoftmaxChosen);
+    launch(stream, softmax_gate_kernel<Team, kPack>, cut.shape, work, out, in, chosen, s, gate == Gate::kSoftmaxChosen);
   });
 }
 
@@ -135,14 +141,17 @@ void gate_backward(Stream& stream, Tensor dlogits, const Tensor& dweights, const
   float* out = dlogits.data<float>();
   const float *dw = dweights.data<float>(), *w = weights.data<float>(), *in = logits.data<float>();
   const auto* chosen = blocks.data<int32_t>();
+  // Among the chosen the gradient needs weights and not logits.
+  const Work work{bytes_of(dweights, blocks) + (gate != Gate::kSigmoid ? bytes_of(weights) : 0) +
+                  bytes_of_logits(logits, blocks, gate, gate == Gate::kSoftmaxChosen ? 2 : 3)};
   if (gate == Gate::kSigmoid) {
-    launch(stream, sigmoid_gate_backward_kernel, {blocks_for(s.tokens, WarpTeam::kRowsPerBlock), kRowThreads}, out, dw,
-           in, chosen, s);
+    launch(stream, sigmoid_gate_backward_kernel, {blocks_for(s.tokens, WarpTeam::kRowsPerBlock), kRowThreads}, work,
+           out, dw, in, chosen, s);
     return;
   }
   with_rows(s.tokens, row_width(s, gate), is_aligned(in) && is_aligned(out),
             [&]<class Team, int kPack>(RowCut<Team, kPack> cut) {
-              launch(stream, softmax_gate_backward_kernel<Team, kPack>, cut.shape, out, dw, w, in, chosen, s,
+              launch(stream, softmax_gate_backward_kernel<Team, kPack>, cut.shape, work, out, dw, w, in, chosen, s,
                      gate == Gate::kSoftmaxChosen);
             });
 }

@@ -68,12 +68,14 @@ void hash_blocks(Stream& stream, Tensor blocks, const Tensor& ids, uint64_t seed
   const int64_t tokens = ids.numel(), words = (std::min(block_count, kMostBits) + 31) / 32;
   launch(stream, hash_blocks_kernel,
          {blocks_for(tokens, kWarps), 32 * kWarps, static_cast<size_t>(kWarps * words) * sizeof(uint32_t)},
-         blocks.data<int32_t>(), ids.data<int32_t>(), tokens, blocks.cols(), Hash{seed, layer, block_count}, words);
+         Work{bytes_of(blocks, ids)}, blocks.data<int32_t>(), ids.data<int32_t>(), tokens, blocks.cols(),
+         Hash{seed, layer, block_count}, words);
 }
 
 void lookup_blocks(Stream& stream, Tensor blocks, const Tensor& ids, const Tensor& table) {
   constexpr int kThreads = 256;
-  launch(stream, lookup_blocks_kernel, {blocks_for(ids.numel(), kThreads), kThreads}, blocks.data<int32_t>(),
+  launch(stream, lookup_blocks_kernel, {blocks_for(ids.numel(), kThreads), kThreads},
+         Work{bytes_of(blocks, ids) + bytes_for<int32_t>(std::min(ids.numel(), table.numel()))}, blocks.data<int32_t>(),
          ids.data<int32_t>(), table.data<int32_t>(), ids.numel());
 }
 

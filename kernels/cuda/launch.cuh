@@ -1,7 +1,7 @@
 // How a kernel is started, and the memory it shares: the only words that differ between nvcc and the SIMT executor.
 #pragma once
 #include "core/error.h"
-#include "kernels/cuda/stream.h"
+#include "kernels/cuda/profile.h"
 
 #include <cuda_runtime.h>
 #if SFFN_SIMT
@@ -24,11 +24,17 @@ struct LaunchShape {
   size_t shared_bytes = 0;  // dynamic
 };
 
+// Zeros on the stream.
+inline void clear_bytes(Stream& stream, void* data, size_t bytes) {
+  const Timed timed(stream, "cudaMemsetAsync", Work{static_cast<double>(bytes)});
+  check(cudaMemsetAsync(data, 0, bytes, native(stream).stream), "cudaMemsetAsync");
+}
+
 #if defined(__CUDACC__) || SFFN_SIMT  // else only what host code of the CUDA build needs
 
 // kernel<<<shape>>>(args...) on the stream. An empty grid starts nothing. Arguments convert to the kernel's types.
 template <class... Params, class... Args>
-void launch(Stream& stream, void (*kernel)(Params...), const LaunchShape& shape, Args&&... args) {
+void launch(Stream& stream, void (*kernel)(Params...), const LaunchShape& shape, const Work& work, Args&&... args) {
   if (shape.grid.x == 0 || shape.grid.y == 0 || shape.grid.z == 0) return;
 #ifdef __CUDACC__
   constexpr size_t kDefaultLimit = 48 << 10;
@@ -37,16 +43,17 @@ void launch(Stream& stream, void (*kernel)(Params...), const LaunchShape& shape,
         cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(shape.shared_bytes)),
         "dynamic shared memory");
   }
+  const Timed timed(stream, reinterpret_cast<const void*>(kernel), work);
   kernel<<<shape.grid, shape.block, shape.shared_bytes, native(stream).stream>>>(
       static_cast<Params>(std::forward<Args>(args))...);
   check(cudaGetLastError(), "launch");
 #else
-  simt::enqueue(
-      native(stream).stream,
-      [shape, kernel, all = std::tuple<Params...>(static_cast<Params>(std::forward<Args>(args))...)] {
-        simt::run_grid(shape.grid, shape.block, shape.shared_bytes, reinterpret_cast<const void*>(kernel),
-                       [&] { std::apply(kernel, all); });
-      });
+  const Timed timed(stream, reinterpret_cast<const void*>(kernel), work);
+  simt::enqueue(native(stream).stream,
+                [shape, kernel, all = std::tuple<Params...>(static_cast<Params>(std::forward<Args>(args))...)] {
+                  simt::run_grid(shape.grid, shape.block, shape.shared_bytes, reinterpret_cast<const void*>(kernel),
+                                 [&] { std::apply(kernel, all); });
+                });
 #endif
 }
 

@@ -61,10 +61,12 @@ void count_near_zero(Stream& stream, Tensor counts, const Tensor& z, Activation 
   const int64_t n = z.numel();
   const unsigned blocks = blocks_for(n, kThreads * kPerThread, kMostBlocks);
   auto* found = workspace<int64_t>(stream, kBounds * int64_t{blocks});
+  const double of_found = bytes_for<int64_t>(kBounds * int64_t{blocks});
   with_activation_type("count_near_zero", z, [&]<class T>(T) {
-    launch(stream, near_zero_kernel<T>, {blocks, kThreads}, found, z.data<T>(), n, f);
+    launch(stream, near_zero_kernel<T>, {blocks, kThreads}, Work{bytes_of(z) + of_found}, found, z.data<T>(), n, f);
   });
-  launch(stream, add_found_kernel, {1, kThreads}, counts.data<double>(), found, int64_t{blocks}, n);
+  launch(stream, add_found_kernel, {1, kThreads}, Work{of_found + bytes_of(counts, counts)}, counts.data<double>(),
+         found, int64_t{blocks}, n);
 }
 
 }  // namespace sffn::cuda

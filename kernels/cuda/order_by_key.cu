@@ -1,8 +1,8 @@
 // Radix sort of n keys in digits of 8 bits, the lowest first. Each pass is stable: blocks take chunks in order, the
 // warps of a block and the lanes of a warp likewise, and the place of a key is the number of keys that come before it.
-//   count_kernel  counts[digit, chunk]
-//   scan_kernel   before[digit, chunk] = those of the digit in earlier chunks;  totals[digit]
-//   place_kernel  keys and places, moved
+//   count_digits_kernel  counts[digit, chunk]
+//   scan_digits_kernel   before[digit, chunk] = those of the digit in earlier chunks;  totals[digit]
+//   place_keys_kernel    keys and places, moved
 #include "kernels/cuda/launch.cuh"
 #include "kernels/cuda/order_by_key.h"
 
@@ -40,7 +40,7 @@ __device__ int32_t sum_before(int32_t value, int32_t& total) {
   return before;
 }
 
-__global__ void count_kernel(int32_t* counts, const int32_t* keys, int64_t n, int shift) {
+__global__ void count_digits_kernel(int32_t* counts, const int32_t* keys, int64_t n, int shift) {
   __shared__ int32_t count[kDigits];
   count[threadIdx.x] = 0;
   __syncthreads();
@@ -54,7 +54,7 @@ __global__ void count_kernel(int32_t* counts, const int32_t* keys, int64_t n, in
 }
 
 // A block a digit. counts becomes before.
-__global__ void scan_kernel(int32_t* counts, int32_t* totals, int64_t chunks) {
+__global__ void scan_digits_kernel(int32_t* counts, int32_t* totals, int64_t chunks) {
   int32_t* row = counts + blockIdx.x * chunks;
   int32_t before = 0;
   for (int64_t first = 0; first < chunks; first += kThreads) {
@@ -80,7 +80,7 @@ __device__ __forceinline__ unsigned lanes_with(int digit) {
 }
 
 // places_in null: the first pass, in which element i is at i.
-__global__ void place_kernel(int32_t* keys_out, int32_t* places_out, const int32_t* keys, const int32_t* places_in,
+__global__ void place_keys_kernel(int32_t* keys_out, int32_t* places_out, const int32_t* keys, const int32_t* places_in,
                              int64_t n, const int32_t* before, const int32_t* totals, int shift) {
   constexpr int kNone = kDigits;  // the digit of a lane without a key
   __shared__ int32_t next[kWarps][kDigits];
@@ -131,11 +131,13 @@ KeyOrder order_by_key(Stream& stream, int32_t* scratch, const int32_t* keys, int
   int32_t *counts = scratch + 4 * n, *totals = counts + int64_t{kDigits} * chunks;
   const int32_t *from_keys = keys, *from_places = nullptr;
   const auto bits = static_cast<int>(std::bit_width(static_cast<uint64_t>(bound > 1 ? bound - 1 : 1)));
+  const double of_keys = bytes_for<int32_t>(n), of_counts = bytes_for<int32_t>(int64_t{kDigits} * chunks);
   for (int shift = 0; shift < bits; shift += kDigitBits) {
-    launch(stream, count_kernel, {chunks, kThreads}, counts, from_keys, n, shift);
-    launch(stream, scan_kernel, {chunks == 0 ? 0u : kDigits, kThreads}, counts, totals, int64_t{chunks});
-    launch(stream, place_kernel, {chunks, kThreads}, to_keys, to_places, from_keys, from_places, n, counts, totals,
-           shift);
+    launch(stream, count_digits_kernel, {chunks, kThreads}, Work{of_keys + of_counts}, counts, from_keys, n, shift);
+    launch(stream, scan_digits_kernel, {chunks == 0 ? 0u : kDigits, kThreads},
+           Work{2 * of_counts + bytes_for<int32_t>(kDigits)}, counts, totals, int64_t{chunks});
+    launch(stream, place_keys_kernel, {chunks, kThreads}, Work{(from_places != nullptr ? 4 : 3) * of_keys + of_counts},
+           to_keys, to_places, from_keys, from_places, n, counts, totals, shift);
     from_keys = to_keys, from_places = to_places;
     std::swap(to_keys, free_keys), std::swap(to_places, free_places);
   }

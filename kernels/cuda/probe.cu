@@ -25,7 +25,7 @@ bool has_kernels() {
 
 void run_probe(Stream& stream) {
   const Buffer memory(stream.runtime(), sizeof(int));
-  launch(stream, probe_kernel, {1, 1}, static_cast<int*>(memory.data()));
+  launch(stream, probe_kernel, {1, 1}, Work{sizeof(int)}, static_cast<int*>(memory.data()));
   int answer = 0;
   stream.runtime().copy_to_host(stream.native(), &answer, memory.data(), sizeof answer);
   stream.synchronize();

@@ -85,20 +85,21 @@ __global__ void all_backward2_kernel(float* ds2, const float* dscores, Sizes s) 
 
 void product_scores_forward(Stream& stream, Tensor scores, const Tensor& s1, const Tensor& s2, const Tensor& cells) {
   const Sizes s = sizes_of(s1, s2, scores);
-  launch(stream, product_scores_forward_kernel, shape_of_rows(s.N * s.H, s.k), scores.data<float>(), s1.data<float>(),
-         s2.data<float>(), cells.data_or_null<int32_t>(), s);
+  launch(stream, product_scores_forward_kernel, shape_of_rows(s.N * s.H, s.k), Work{bytes_of(scores, s1, s2, cells)},
+         scores.data<float>(), s1.data<float>(), s2.data<float>(), cells.data_or_null<int32_t>(), s);
 }
 
 void product_scores_backward(Stream& stream, Tensor ds1, Tensor ds2, const Tensor& dscores, const Tensor& cells) {
   const Sizes s = sizes_of(ds1, ds2, dscores);
   if (cells.defined()) {
-    launch(stream, chosen_backward_kernel, shape_of_rows(s.N * s.H, 32, 32), ds1.data<float>(), ds2.data<float>(),
-           dscores.data<float>(), cells.data<int32_t>(), s);
+    launch(stream, chosen_backward_kernel, shape_of_rows(s.N * s.H, 32, 32), Work{bytes_of(ds1, ds2, dscores, cells)},
+           ds1.data<float>(), ds2.data<float>(), dscores.data<float>(), cells.data<int32_t>(), s);
     return;
   }
-  launch(stream, all_backward1_kernel, shape_of_rows(s.N * s.C1, s.C2, 32), ds1.data<float>(), dscores.data<float>(),
-         s.N * s.C1, s.C2);
-  launch(stream, all_backward2_kernel, shape_of_rows(s.N, s.C2), ds2.data<float>(), dscores.data<float>(), s);
+  launch(stream, all_backward1_kernel, shape_of_rows(s.N * s.C1, s.C2, 32), Work{bytes_of(ds1, dscores)},
+         ds1.data<float>(), dscores.data<float>(), s.N * s.C1, s.C2);
+  launch(stream, all_backward2_kernel, shape_of_rows(s.N, s.C2), Work{bytes_of(ds2, dscores)}, ds2.data<float>(),
+         dscores.data<float>(), s);
 }
 
 }  // namespace sffn::cuda

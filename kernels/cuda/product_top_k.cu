@@ -197,15 +197,16 @@ void product_top_k(Stream& stream, Tensor cells, Tensor nans, const Tensor& s1, 
   unsigned long long* found = nullptr;
   if (nans.defined()) {
     found = workspace<unsigned long long>(stream, 1);
-    check(cudaMemsetAsync(found, 0, sizeof *found, native(stream).stream), "product_top_k");
+    clear_bytes(stream, found, sizeof *found);
   }
   const Sizes s{static_cast<int>(H),      static_cast<int>(C1),
                 static_cast<int>(C2),     static_cast<int>(cells.cols() / H),
                 static_cast<int>(sorted), N};
   launch(stream, product_top_k_kernel,
          {static_cast<unsigned>(N * H), static_cast<unsigned>(threads), static_cast<size_t>(sorted) * sizeof(float)},
-         cells.data<int32_t>(), found, s1.data<float>(), s2.data<float>(), s);
-  if (found != nullptr) launch(stream, add_nans_kernel, {1, 1}, nans.data<double>(), found);
+         Work{bytes_of(cells, s1, s2)}, cells.data<int32_t>(), found, s1.data<float>(), s2.data<float>(), s);
+  if (found != nullptr)
+    launch(stream, add_nans_kernel, {1, 1}, Work{bytes_of(nans, nans) + sizeof *found}, nans.data<double>(), found);
 }
 
 }  // namespace sffn::cuda

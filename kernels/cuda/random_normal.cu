@@ -25,8 +25,8 @@ __global__ void random_normal_kernel(T* x, int64_t n, RandomKey key, double std,
 
 void random_normal(Stream& stream, Tensor x, RandomKey key, double std, bool truncated) {
   with_activation_type("random_normal", x, [&]<class T>(T) {
-    launch(stream, random_normal_kernel<T>, {blocks_for(x.numel(), kThreads), kThreads}, x.data<T>(), x.numel(), key,
-           std, truncated);
+    launch(stream, random_normal_kernel<T>, {blocks_for(x.numel(), kThreads), kThreads}, Work{bytes_of(x)}, x.data<T>(),
+           x.numel(), key, std, truncated);
   });
 }
 

@@ -74,13 +74,15 @@ void rotate(Stream& stream, const char* op, Tensor qkv, const Tensor& positions,
   const int64_t half = s.head_dim / 2;
   if (qkv.numel() == 0) return;
   auto* frequency = workspace<double>(stream, half);
-  launch(stream, frequency_kernel, {blocks_for(half, kMostThreads), kMostThreads}, frequency, s.head_dim, theta);
+  launch(stream, frequency_kernel, {blocks_for(half, kMostThreads), kMostThreads}, Work{bytes_for<double>(half)},
+         frequency, s.head_dim, theta);
   with_activation_type(op, qkv, [&]<class T>(T) {
     const int64_t heads = s.heads + s.kv_heads, items = heads * ((half + kPackCount<T> - 1) / kPackCount<T>);
     const auto threads = static_cast<unsigned>(std::min<int64_t>(kMostThreads, (items + 31) / 32 * 32));
     const LaunchShape shape{blocks_for(s.tokens(), 1), threads, 2 * static_cast<size_t>(half) * sizeof(float)};
+    const Work work{bytes_for<T>(2 * s.tokens() * heads * s.head_dim) + bytes_of(positions)};
     with_constant(rows_are_packs<T>(half, {qkv.raw()}), [&]<bool kAligned>(std::bool_constant<kAligned>) {
-      launch(stream, rotate_kernel<kAligned, T>, shape, qkv.data<T>(), positions.data<int32_t>(), frequency,
+      launch(stream, rotate_kernel<kAligned, T>, shape, work, qkv.data<T>(), positions.data<int32_t>(), frequency,
              s.qkv_width(), heads, s.head_dim, direction);
     });
   });

@@ -106,14 +106,16 @@ __global__ void drop_choices_kernel(int32_t* out, const int32_t* blocks, int64_t
 void noisy_scores_forward(Stream& stream, Tensor noisy, const Tensor& logits, const Tensor& spread,
                           const Draws& draws) {
   const int64_t n = logits.numel();
-  launch(stream, noisy_scores_forward_kernel, {blocks_for(n, kThreads), kThreads}, noisy.data<float>(),
-         logits.data<float>(), spread.data<float>(), n, draws);
+  launch(stream, noisy_scores_forward_kernel, {blocks_for(n, kThreads), kThreads},
+         Work{bytes_of(noisy, logits, spread)}, noisy.data<float>(), logits.data<float>(), spread.data<float>(), n,
+         draws);
 }
 
 void noisy_scores_backward(Stream& stream, Tensor dlogits, Tensor dspread, const Tensor& dnoisy, const Tensor& spread,
                            const Draws& draws) {
   const int64_t n = dnoisy.numel();
-  launch(stream, noisy_scores_backward_kernel, {blocks_for(n, kThreads), kThreads}, dlogits.data<float>(),
+  launch(stream, noisy_scores_backward_kernel, {blocks_for(n, kThreads), kThreads},
+         Work{bytes_of(dlogits, dlogits, dspread, dspread, dnoisy, spread)}, dlogits.data<float>(),
          dspread.data<float>(), dnoisy.data<float>(), spread.data<float>(), n, draws);
 }
 
@@ -122,20 +124,21 @@ void jitter(Stream& stream, Tensor x, double eps, const Draws& draws) {
   const bool packed = is_aligned(x.raw()) && begins_a_block(draws);
   with_activation_type("jitter", x, [&]<class T>(T) {
     launch(stream, packed ? jitter_kernel<T, true> : jitter_kernel<T, false>, {blocks_for_draws(n), kThreads},
-           x.data<T>(), n, eps, draws);
+           Work{bytes_of(x, x)}, x.data<T>(), n, eps, draws);
   });
 }
 
 void mask_scores(Stream& stream, Tensor scores, double value, const Dropout& d) {
   const int64_t n = scores.numel();
-  launch(stream, mask_scores_kernel, {blocks_for_draws(n), kThreads}, scores.data<float>(), n, value,
-         drop_threshold(d.probability), d.draws);
+  launch(stream, mask_scores_kernel, {blocks_for_draws(n), kThreads}, Work{d.probability * bytes_of(scores)},
+         scores.data<float>(), n, value, drop_threshold(d.probability), d.draws);
 }
 
 void drop_choices(Stream& stream, Tensor out, const Tensor& blocks, int64_t block_count, const Dropout& d) {
   const int64_t choices = blocks.numel();
-  launch(stream, drop_choices_kernel, {blocks_for(choices, kThreads), kThreads}, out.data<int32_t>(),
-         blocks.data<int32_t>(), choices, blocks.cols(), block_count, drop_threshold(d.probability), d.draws);
+  launch(stream, drop_choices_kernel, {blocks_for(choices, kThreads), kThreads}, Work{bytes_of(out, blocks)},
+         out.data<int32_t>(), blocks.data<int32_t>(), choices, blocks.cols(), block_count,
+         drop_threshold(d.probability), d.draws);
 }
 
 }  // namespace sffn::cuda

@@ -8,8 +8,16 @@
 #include <cstring>
 #include <map>
 #include <mutex>
+#include <string>
 #include <thread>
+#include <utility>
 #include <vector>
+
+// Headers alone; what is pushed goes nowhere unless a profiler watches.
+#if __has_include(<nvtx3/nvToolsExt.h>)
+#include <nvtx3/nvToolsExt.h>
+#define SFFN_HAS_NVTX 1
+#endif
 
 namespace sffn {
 namespace cuda {
@@ -55,6 +63,8 @@ class CudaRuntime final : public DeviceRuntime {
  public:
   explicit CudaRuntime(int index) : index_(index) {}
   Device device() const override { return Device::cuda(index_); }
+  std::string name() const override { return properties().name; }
+  size_t cache_bytes() const override { return static_cast<size_t>(properties().l2CacheSize); }
   void* allocate(size_t bytes) override {
     if (bytes == 0) return nullptr;
     check(cudaSetDevice(index_), "cudaSetDevice");
@@ -128,6 +138,27 @@ class CudaRuntime final : public DeviceRuntime {
 
   std::vector<Lookout*> lookouts;
 
+  void push_range([[maybe_unused]] const char* name, [[maybe_unused]] int64_t index) override {
+#if SFFN_HAS_NVTX
+    nvtxRangePushA(index < 0 ? name : cat(name, " ", index).c_str());
+#endif
+  }
+  void pop_range() override {
+#if SFFN_HAS_NVTX
+    nvtxRangePop();
+#endif
+  }
+  void start_profile(NativeStream* stream) override {
+    static_cast<CudaStream*>(stream)->profile = std::make_unique<Profile>(of(stream));
+  }
+  std::vector<KernelTime> take_profile(NativeStream* stream) override {
+    std::unique_ptr<Profile>& profile = static_cast<CudaStream*>(stream)->profile;
+    if (!profile) return {};
+    std::vector<KernelTime> rows = profile->rows();
+    profile.reset();
+    return rows;
+  }
+
  private:
   template <class Query>
   void wait_until(Query&& query) {
@@ -141,6 +172,11 @@ class CudaRuntime final : public DeviceRuntime {
   }
 
   static cudaEvent_t of(const NativeEvent& event) { return static_cast<const CudaEvent&>(event).event; }
+  cudaDeviceProp properties() const {
+    cudaDeviceProp found{};
+    check(cudaGetDeviceProperties(&found, index_), "cudaGetDeviceProperties");
+    return found;
+  }
   static cudaStream_t of(NativeStream* stream) { return static_cast<CudaStream*>(stream)->stream; }
   int index_;
 };

@@ -28,7 +28,8 @@ void scale_blocks(Stream& stream, Tensor out, const Tensor& h, const Tensor& wei
     constexpr int kCount = kPackCount<T>;
     const bool packs = packs_fit(G, kCount, out.data<T>(), h.data<T>());
     launch(stream, packs ? scale_blocks_kernel<kCount, T> : scale_blocks_kernel<1, T>,
-           shape_of_rows(rows, packs ? G / kCount : G), out.data<T>(), h.data<T>(), weights.data<float>(), rows, G);
+           shape_of_rows(rows, packs ? G / kCount : G), Work{bytes_of(out, h, weights)}, out.data<T>(), h.data<T>(),
+           weights.data<float>(), rows, G);
   });
 }
 

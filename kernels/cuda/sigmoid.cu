@@ -42,20 +42,21 @@ __global__ void sigmoid_kernel(Body body, int64_t n, bool packed) {
 }
 
 template <class Body>
-void run(Stream& stream, const Body& body, int64_t n, bool packed) {
-  launch(stream, sigmoid_kernel<Body>, {blocks_for(n, int64_t{kThreads} * kPack), kThreads}, body, n, packed);
+void run(Stream& stream, const Body& body, int64_t n, bool packed, const Work& work) {
+  launch(stream, sigmoid_kernel<Body>, {blocks_for(n, int64_t{kThreads} * kPack), kThreads}, work, body, n, packed);
 }
 
 }  // namespace
 
 void sigmoid_forward(Stream& stream, Tensor y, const Tensor& x) {
   const Forward body{y.data<float>(), x.data<float>()};
-  run(stream, body, x.numel(), is_aligned(body.y) && is_aligned(body.x));
+  run(stream, body, x.numel(), is_aligned(body.y) && is_aligned(body.x), Work{bytes_of(y, x)});
 }
 
 void sigmoid_backward(Stream& stream, Tensor dx, const Tensor& dy, const Tensor& x) {
   const Backward body{dx.data<float>(), dy.data<float>(), x.data<float>()};
-  run(stream, body, x.numel(), is_aligned(body.dx) && is_aligned(body.dy) && is_aligned(body.x));
+  run(stream, body, x.numel(), is_aligned(body.dx) && is_aligned(body.dy) && is_aligned(body.x),
+      Work{bytes_of(dx, dy, x)});
 }
 
 }  // namespace sffn::cuda

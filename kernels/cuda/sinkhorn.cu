@@ -96,18 +96,21 @@ void sinkhorn(Stream& stream, Tensor out, const Tensor& logits, int64_t groups, 
   float* f = g + duals;
   auto* parts = reinterpret_cast<SoftmaxPart*>(f + (p.rows + 1) / 2 * 2);
   const float share = std::log(static_cast<float>(p.tokens) / static_cast<float>(p.blocks));
-  check(cudaMemsetAsync(g, 0, static_cast<size_t>(duals) * sizeof(float), native(stream).stream), "sinkhorn");
-  with_rows(
-      p.rows, p.blocks, is_aligned(p.logits) && is_aligned(out.raw()),
-      [&]<class Team, int kPack>(RowCut<Team, kPack> cut) {
-        for (int64_t iteration = 0; iteration < iterations; ++iteration) {
-          launch(stream, token_dual_kernel<Team, kPack>, cut.shape, f, g, p);
-          launch(stream, block_part_kernel, {blocks_for(units * p.strips(), 1), dim3(32, kTokensAtOnce)}, parts, f, p);
-          launch(stream, block_dual_kernel, {blocks_for(groups * p.blocks, kRowThreads), kRowThreads}, g, parts, p,
-                 share);
-        }
-        launch(stream, add_duals_kernel<Team, kPack>, cut.shape, out.data<float>(), f, g, p);
-      });
+  clear_bytes(stream, g, static_cast<size_t>(duals) * sizeof(float));
+  const double of_duals = bytes_for<float>(p.rows + groups * p.blocks),
+               of_parts = bytes_for<SoftmaxPart>(units * p.blocks);
+  with_rows(p.rows, p.blocks, is_aligned(p.logits) && is_aligned(out.raw()),
+            [&]<class Team, int kPack>(RowCut<Team, kPack> cut) {
+              for (int64_t iteration = 0; iteration < iterations; ++iteration) {
+                launch(stream, token_dual_kernel<Team, kPack>, cut.shape, Work{bytes_of(logits) + of_duals}, f, g, p);
+                launch(stream, block_part_kernel, {blocks_for(units * p.strips(), 1), dim3(32, kTokensAtOnce)},
+                       Work{bytes_of(logits) + bytes_for<float>(p.rows) + of_parts}, parts, f, p);
+                launch(stream, block_dual_kernel, {blocks_for(groups * p.blocks, kRowThreads), kRowThreads},
+                       Work{of_parts + bytes_for<float>(groups * p.blocks)}, g, parts, p, share);
+              }
+              launch(stream, add_duals_kernel<Team, kPack>, cut.shape, Work{bytes_of(out, logits) + of_duals},
+                     out.data<float>(), f, g, p);
+            });
 }
 
 }  // namespace sffn::cuda

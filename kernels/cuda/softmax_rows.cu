@@ -57,8 +57,8 @@ void softmax_rows_forward(Stream& stream, Tensor p, Tensor lse, const Tensor& sc
   const int64_t rows = scores.rows(), columns = scores.cols();
   with_rows(rows, columns, is_aligned(p.raw()) && is_aligned(scores.raw()),
             [&]<class Team, int kPack>(RowCut<Team, kPack> cut) {
-              launch(stream, softmax_rows_forward_kernel<Team, kPack>, cut.shape, p.data<float>(),
-                     lse.data_or_null<float>(), scores.data<float>(), rows, columns);
+              launch(stream, softmax_rows_forward_kernel<Team, kPack>, cut.shape, Work{bytes_of(p, lse, scores)},
+                     p.data<float>(), lse.data_or_null<float>(), scores.data<float>(), rows, columns);
             });
 }
 
@@ -67,9 +67,9 @@ void softmax_rows_backward(Stream& stream, Tensor dscores, const Tensor& p, cons
   const int64_t rows = p.rows(), columns = p.cols(), group_rows = rows / (dp.defined() ? dp.rows() : 1);
   with_rows(rows, columns, is_aligned(dscores.raw()) && is_aligned(p.raw()) && is_aligned(dp.raw()),
             [&]<class Team, int kPack>(RowCut<Team, kPack> cut) {
-              launch(stream, softmax_rows_backward_kernel<Team, kPack>, cut.shape, dscores.data<float>(),
-                     p.data<float>(), dp.data_or_null<float>(), lse.data_or_null<float>(), lse_scale, rows, columns,
-                     group_rows);
+              launch(stream, softmax_rows_backward_kernel<Team, kPack>, cut.shape,
+                     Work{bytes_of(dscores, dscores, p, dp, lse)}, dscores.data<float>(), p.data<float>(),
+                     dp.data_or_null<float>(), lse.data_or_null<float>(), lse_scale, rows, columns, group_rows);
             });
 }
 

@@ -40,7 +40,7 @@ void sort_by_block(Stream& stream, const BlockRouting& routing, const Tensor& bl
   const PlaceInOrder place{routing.order.data<int32_t>(), routing.inverse.data<int32_t>(),
                            offsets + tiles.groups * tiles.blocks};
   walk_choices(stream, workspace<int32_t>(stream, tiles.count() * tiles.blocks), blocks.data<int32_t>(), tiles, offsets,
-               place, nullptr);
+               place, bytes_of(routing.order, routing.inverse), nullptr);
 }
 
 void limit_capacity(Stream& stream, Tensor blocks, Tensor dropped, const Tensor& taken, int64_t groups,
@@ -51,7 +51,7 @@ void limit_capacity(Stream& stream, Tensor blocks, Tensor dropped, const Tensor&
   clear_events(stream, events);
   const int64_t most = std::min<int64_t>(capacity, std::numeric_limits<int32_t>::max());
   const DropBeyond place{blocks.data<int32_t>(), static_cast<int32_t>(most)};
-  walk_choices(stream, counts, blocks.data<int32_t>(), tiles, taken.data_or_null<int32_t>(), place, events);
+  walk_choices(stream, counts, blocks.data<int32_t>(), tiles, taken.data_or_null<int32_t>(), place, 0, events);
   if (dropped.defined()) add_events(stream, dropped.data<double>(), events);
 }
 

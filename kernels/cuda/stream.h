@@ -10,6 +10,8 @@ struct CUstream_st;
 
 namespace sffn::cuda {
 
+class Profile;
+
 struct CudaStream final : NativeStream {
   explicit CudaStream(int device);
   ~CudaStream() override;
@@ -24,6 +26,7 @@ struct CudaStream final : NativeStream {
   std::shared_ptr<void> matmul_plans;  // what matmul.cpp keeps between products
   // This stream, for whoever may outlive it and keeps a weak copy.
   const std::shared_ptr<CudaStream*> self = std::make_shared<CudaStream*>(this);
+  std::unique_ptr<Profile> profile;  // while the stream is profiled
 
  private:
   std::vector<void*> workspaces_;  // the last is the largest

@@ -42,16 +42,17 @@ void sum(Stream& stream, Tensor out, const Tensor& x) {
   const unsigned pieces = blocks_for(n, kPiece);
   double* partial = workspace<double>(stream, pieces);
   with_activation_type("sum", x, [&]<class T>(T) {
-    launch(stream, chunk_sum_kernel<T, Same>, {pieces, kThreads}, partial, x.data<T>(), n, kPiece, Same());
+    launch(stream, chunk_sum_kernel<T, Same>, {pieces, kThreads}, Work{bytes_of(x) + bytes_for<double>(pieces)},
+           partial, x.data<T>(), n, kPiece, Same());
   });
-  launch(stream, chunk_sum_kernel<double, Same>, {1, kThreads}, out.data<double>(), partial, pieces,
-         int64_t{pieces} + 1, Same());
+  launch(stream, chunk_sum_kernel<double, Same>, {1, kThreads}, Work{bytes_for<double>(pieces) + bytes_of(out)},
+         out.data<double>(), partial, pieces, int64_t{pieces} + 1, Same());
 }
 
 void sum_of_squares(Stream& stream, Tensor partial, const Tensor& x, int64_t chunk) {
   with_activation_type("sum_of_squares", x, [&]<class T>(T) {
-    launch(stream, chunk_sum_kernel<T, Square>, {blocks_for(x.numel(), chunk), kThreads}, partial.data<double>(),
-           x.data<T>(), x.numel(), chunk, Square());
+    launch(stream, chunk_sum_kernel<T, Square>, {blocks_for(x.numel(), chunk), kThreads}, Work{bytes_of(partial, x)},
+           partial.data<double>(), x.data<T>(), x.numel(), chunk, Square());
   });
 }
 

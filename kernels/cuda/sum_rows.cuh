@@ -25,7 +25,8 @@ __global__ void sum_partials_kernel(Out* out, const double* partial, int64_t run
 inline void sum_partials(Stream& stream, float* out, const double* partial, int64_t groups, int64_t runs,
                          int64_t columns) {
   const int64_t strips = (columns + 31) / 32;
-  launch(stream, sum_partials_kernel<float>, {blocks_for(groups * strips, 1), dim3(32, 32)}, out, partial, runs,
+  launch(stream, sum_partials_kernel<float>, {blocks_for(groups * strips, 1), dim3(32, 32)},
+         Work{bytes_for<double>(groups * runs * columns) + bytes_for<float>(groups * columns)}, out, partial, runs,
          columns, strips);
 }
 

@@ -215,8 +215,10 @@ __global__ void block_top_b_kernel(Problem p) {
 
 void choose(Stream& stream, const Problem& p) {
   const int64_t B = p.block_count;
+  const Work work{bytes_for<float>(p.tokens * B + (p.bias != nullptr ? B : 0)) +
+                  bytes_for<int32_t>(p.tokens * p.chosen)};
   const auto by_warps = [&]<int kKeys>(std::integral_constant<int, kKeys>) {
-    launch(stream, warp_top_b_kernel<kKeys>, {blocks_for(p.tokens, WarpTeam::kRowsPerBlock), kRowThreads}, p);
+    launch(stream, warp_top_b_kernel<kKeys>, {blocks_for(p.tokens, WarpTeam::kRowsPerBlock), kRowThreads}, work, p);
   };
   if (B <= 32) return by_warps(std::integral_constant<int, 1>());
   if (B <= 64) return by_warps(std::integral_constant<int, 2>());
@@ -226,12 +228,12 @@ void choose(Stream& stream, const Problem& p) {
   if (B <= 1024) return by_warps(std::integral_constant<int, 32>());
   const auto tokens = static_cast<unsigned>(p.tokens);
   const auto cache = static_cast<size_t>((B + kWidth - 1) / kWidth) * sizeof(Keys);
-  if (B <= 8192) return launch(stream, block_top_b_kernel<256, true>, {tokens, 256, cache}, p);
+  if (B <= 8192) return launch(stream, block_top_b_kernel<256, true>, {tokens, 256, cache}, work, p);
   if (B <= kMostCached) {
     constexpr size_t kLeast = 49 << 10;  // beyond what needs leave: the histogram would exceed that unnoticed
-    return launch(stream, block_top_b_kernel<1024, true>, {tokens, 1024, std::max(cache, kLeast)}, p);
+    return launch(stream, block_top_b_kernel<1024, true>, {tokens, 1024, std::max(cache, kLeast)}, work, p);
   }
-  launch(stream, block_top_b_kernel<1024, false>, {tokens, 1024}, p);
+  launch(stream, block_top_b_kernel<1024, false>, {tokens, 1024}, work, p);
 }
 
 }  // namespace

@@ -44,14 +44,14 @@ __global__ void update_numbers_kernel(double* numbers, const double* sums, int64
 void tree_sum(Stream& stream, Tensor out, const Tensor& x) {
   const int64_t leaves = x.rows(), columns = x.cols();
   auto* nodes = workspace<double>(stream, 2 * leaves * columns);
-  launch(stream, tree_sum_kernel, {blocks_for(columns, 1), kThreads}, out.data<double>(), nodes, x.data<double>(),
-         leaves, columns);
+  launch(stream, tree_sum_kernel, {blocks_for(columns, 1), kThreads}, Work{bytes_of(x, out)}, out.data<double>(), nodes,
+         x.data<double>(), leaves, columns);
 }
 
 void update_numbers(Stream& stream, Tensor numbers, const Tensor& sums, const Tensor& squares, double tokens,
                     double leaves, double clip) {
-  launch(stream, update_numbers_kernel, {1, 1}, numbers.data<double>(), sums.data<double>(), sums.numel() - 1,
-         squares.data<double>(), tokens, leaves, clip);
+  launch(stream, update_numbers_kernel, {1, 1}, Work{bytes_of(numbers, sums, squares)}, numbers.data<double>(),
+         sums.data<double>(), sums.numel() - 1, squares.data<double>(), tokens, leaves, clip);
 }
 
 }  // namespace sffn::cuda

@@ -60,8 +60,8 @@ void value_projection_forward(Stream& stream, Tensor v, const Tensor& values, co
     constexpr int kCount = kPackCount<T>;
     const bool packs = packs_fit(D, kCount, values.data<T>(), router.data<float>());
     launch(stream, packs ? value_projection_forward_kernel<kCount, T> : value_projection_forward_kernel<1, T>,
-           shape_of_rows(M, packs ? D / kCount : D, 32), v.data<float>(), values.data<T>(), router.data<float>(), M, G,
-           D);
+           shape_of_rows(M, packs ? D / kCount : D, 32), Work{bytes_of(v, values, router), flops_of(M, D)},
+           v.data<float>(), values.data<T>(), router.data<float>(), M, G, D);
   });
 }
 
@@ -70,8 +70,10 @@ void value_projection_backward(Stream& stream, Tensor dvalues, Tensor drouter, c
   const int64_t B = router.rows(), D = values.cols(), G = values.rows() / B, strips = (D + kColumns - 1) / kColumns;
   with_activation_type("value_projection_backward", values, [&]<class T>(T) {
     launch(stream, value_projection_backward_kernel<T>,
-           {static_cast<unsigned>(B * strips), dim3(kColumns, kCellsAtOnce)}, dvalues.data<float>(),
-           drouter.data<float>(), dv.data<float>(), values.data<T>(), router.data<float>(), G, D, strips);
+           {static_cast<unsigned>(B * strips), dim3(kColumns, kCellsAtOnce)},
+           Work{bytes_of(dvalues, dvalues, drouter, drouter, dv, values, router), 2 * flops_of(values.numel())},
+           dvalues.data<float>(), drouter.data<float>(), dv.data<float>(), values.data<T>(), router.data<float>(), G, D,
+           strips);
   });
 }
 

@@ -40,8 +40,9 @@ void weigh_backward(Stream& stream, Tensor dh, Tensor dweights, const Tensor& h,
     constexpr int kCount = kPackCount<T>;
     const bool packs = packs_fit(G, kCount, dh.data<T>(), h.data<T>());
     launch(stream, packs ? weigh_backward_kernel<kCount, T> : weigh_backward_kernel<1, T>,
-           shape_of_rows(P, packs ? G / kCount : G, 32), dh.data<T>(), dweights.data<float>(), h.data<T>(),
-           weights.data<float>(), inverse.data_or_null<int32_t>(), P, G);
+           shape_of_rows(P, packs ? G / kCount : G, 32),
+           Work{bytes_of(dh, dh, dweights, h, weights, inverse), flops_of(P, G)}, dh.data<T>(), dweights.data<float>(),
+           h.data<T>(), weights.data<float>(), inverse.data_or_null<int32_t>(), P, G);
   });
 }
 

@@ -4,9 +4,12 @@
 #include "core/device.h"
 
 #include <cstddef>
+#include <cstdint>
 #include <functional>
 #include <memory>
 #include <optional>
+#include <string>
+#include <vector>
 
 namespace sffn {
 
@@ -23,10 +26,22 @@ struct NativeGraph {
   virtual ~NativeGraph() = default;
 };
 
+// What launches of one name and equal work took together.
+struct KernelTime {
+  std::string name;
+  double bytes = 0, flops = 0;  // of one launch: what must move and be multiplied at least
+  bool tensor_cores = false;    // which may do the multiplying
+  int64_t launches = 0;
+  double seconds = 0;
+};
+
 class DeviceRuntime {
  public:
   virtual ~DeviceRuntime() = default;
   virtual Device device() const = 0;
+  // What the device calls itself: "NVIDIA H200". Bytes of the cache between it and its memory; 0: not told.
+  virtual std::string name() const { return device().str(); }
+  virtual size_t cache_bytes() const { return 0; }
   // At least `bytes` bytes aligned to 64, zero; throws RunError naming the size when there is not enough.
   virtual void* allocate(size_t bytes) = 0;
   virtual void release(void* data, size_t bytes) = 0;
@@ -54,6 +69,13 @@ class DeviceRuntime {
   // `work` must neither wait nor allocate. Throws RunError.
   virtual std::unique_ptr<NativeGraph> capture(NativeStream*, const std::function<void()>& work);
   virtual void launch(NativeStream*, NativeGraph&) {}
+
+  // Times each kernel that the stream runs from here on, until the times are taken. Devices without kernels have none.
+  virtual void start_profile(NativeStream*) {}
+  virtual std::vector<KernelTime> take_profile(NativeStream*) { return {}; }
+  // Names what follows, up to its pop, for profilers that watch the process. index -1: none. Ranges nest.
+  virtual void push_range(const char* /*name*/, int64_t /*index*/) {}
+  virtual void pop_range() {}
 };
 
 DeviceRuntime& cpu_runtime();

@@ -55,11 +55,22 @@ class Stream {
     runtime_->copy_to_host(native(), host, device.raw(), device.bytes());
   }
   void synchronize() { runtime_->synchronize(native()); }
+  // Each kernel that runs until the times are taken is timed; recorded work then runs as if it were not (Replay).
+  void start_profile() {
+    runtime_->start_profile(native());
+    profiled_ = true;
+  }
+  std::vector<KernelTime> take_profile() {
+    profiled_ = false;
+    return runtime_->take_profile(native());
+  }
+  bool is_profiled() const { return profiled_; }
 
  private:
   DeviceRuntime* runtime_;
   std::unique_ptr<NativeStream> native_;
   OpCounter counter_;
+  bool profiled_ = false;
 };
 
 // A point in streams of one device.
@@ -77,12 +88,35 @@ class Event {
   std::unique_ptr<NativeEvent> native_;
 };
 
+// Points in time between the work of a stream.
+class StreamMarks {
+ public:
+  explicit StreamMarks(Stream& stream) : stream_(&stream) {}
+  void mark() {
+    marks_.emplace_back(stream_->runtime());
+    marks_.back().record(*stream_);
+  }
+  // From each mark to the next; waits for the last.
+  std::vector<double> seconds() const {
+    std::vector<double> between;
+    if (!marks_.empty()) marks_.back().wait();
+    for (size_t i = 1; i < marks_.size(); ++i) {
+      between.push_back(1e-3 * marks_[i].milliseconds_since(marks_[i - 1]));
+    }
+    return between;
+  }
+
+ private:
+  Stream* stream_;
+  std::vector<Event> marks_;
+};
+
 // The same work on a stream again and again: recorded the second time, where the device can, and launched as one from
 // then on. The first time runs as ever, so that what grows on demand (workspaces, plans of matrix products) has grown.
 class Replay {
  public:
   void run(Stream& stream, const std::function<void()>& work) {
-    if (!ran_) {
+    if (!ran_ || stream.is_profiled()) {
       ran_ = true;
       return work();
     }
@@ -94,6 +128,19 @@ class Replay {
  private:
   bool ran_ = false;
   std::unique_ptr<NativeGraph> graph_;
+};
+
+// Names what runs while this lives, with its index where there are several: "block forward", 3.
+class NamedRange {
+ public:
+  NamedRange(Stream& stream, const char* name, int64_t index = -1) : runtime_(stream.runtime()) {
+    runtime_.push_range(name, index);
+  }
+  ~NamedRange() { runtime_.pop_range(); }
+  NamedRange(const NamedRange&) = delete;
+
+ private:
+  DeviceRuntime& runtime_;
 };
 
 }  // namespace sffn

@@ -132,6 +132,7 @@ Residual Transformer::Impl::run_keeping(Context& ctx, const BatchTensors& batch,
   Residual h{.sum = embedding.forward(ctx, batch), .pending = {}};
   const Tensor sum = recompute ? ctx.saved.allocate(h.sum.shape(), h.sum.dtype(), "residual sum") : Tensor();
   for (size_t i = 0; i < blocks.size(); ++i) {
+    const NamedRange range(ctx.stream, "block forward", static_cast<int64_t>(i));
     if (recompute) {
       saved[i].input = h.pending.defined() ? h.pending : h.sum;
       const Residual out{.sum = sum, .pending = ctx.saved.allocate(sum.shape(), sum.dtype(), "block out")};
@@ -203,7 +204,10 @@ void Transformer::forward_backward(Context& ctx, const BatchTensors& batch, doub
   const Residual h = impl_->run_keeping(pass, batch, saved, inspection);
   const Tensor dh = ctx.scratch.allocate(h.sum.shape(), h.sum.dtype(), "dh");
   impl_->head->forward_backward(pass, batch, h, dh, losses.nll, loss_scale, inspection);
-  for (size_t i = impl_->blocks.size(); i-- > 0;) impl_->blocks[i].backward(pass, batch, saved[i], dh);
+  for (size_t i = impl_->blocks.size(); i-- > 0;) {
+    const NamedRange range(ctx.stream, "block backward", static_cast<int64_t>(i));
+    impl_->blocks[i].backward(pass, batch, saved[i], dh);
+  }
   impl_->embedding.backward(pass, batch, dh);
 }
 

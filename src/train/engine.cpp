@@ -150,7 +150,7 @@ Tensor Engine::own(const Tensor& of_all_ranks, std::span<const int64_t> counts) 
 }
 
 void Engine::gather(const Tensor& all, std::span<const int64_t> counts) {
-  if (counts.size() > 1) parallel_.data->all_gather(exchange_stream_, all, own(all, counts), counts);
+  if (counts.size() > 1) parallel_.data->all_gather(stream_of_exchange(), all, own(all, counts), counts);
 }
 
 // Learning rate, number of the step and flags go to the device.
@@ -180,12 +180,14 @@ void Engine::accumulate_gradients(int64_t step, const BatchOf& batch_of, const P
   fold_->start();
   clear_counters(model_, stream_);
   for (int64_t leaf = leaves.first; leaf < leaves.last; ++leaf) {
+    const NamedRange range(stream_, "micro-step", leaf - leaves.first);
     const int64_t first_sequence = leaf * config_.train.micro_batch;
     progress("data");
     const Batch batch = batch_of(first_sequence, config_.train.micro_batch);
     progress("forward and backward");
     batch_.send(stream_, batch, {static_cast<int32_t>(step), static_cast<int32_t>(first_sequence)});
     model_.params().use_gradients(fold_->next(stream_));
+    const NamedRange name(stream_, "micro-step", leaf);
     micro_steps_.run(stream_, [&] { micro_step(); });
     ops::copy(stream_, mine.slice(leaf - leaves.first, 1).view(books_.leaf.shape()), books_.leaf);
     fold_->push(stream_);
@@ -198,8 +200,8 @@ void Engine::exchange() {
   Communicator& data = *parallel_.data;
   collect_counters(model_, stream_, own(books_.ranks, one_each_).view({books_.counted.numel()}));
   gradients_ready_.record(stream_);
-  gradients_ready_.hold(exchange_stream_);
-  Stream& stream = exchange_stream_;
+  gradients_ready_.hold(stream_of_exchange());
+  Stream& stream = stream_of_exchange();
   const std::vector<Tensor> partials = fold_->partials();
   const FlatRange range = optimizer_->range();
   const Tensor grad = partials[0].slice(range.offset, range.count);
@@ -240,12 +242,19 @@ void Engine::start(int64_t step, const BatchOf& batch_of, double learning_rate, 
   accumulate_gradients(step, batch_of, progress);
   record.computed.record(stream_);
   progress(kGradientExchange);
-  exchanges_.run(stream_, [&] { exchange(); });
+  {
+    const NamedRange name(stream_, "gradient exchange");
+    exchanges_.run(stream_, [&] { exchange(); });
+  }
   record.exchanged.record(stream_);
   progress("optimizer");
-  updates_.run(stream_, [&] { update(); });
+  {
+    const NamedRange name(stream_, "optimizer");
+    updates_.run(stream_, [&] { update(); });
+  }
   record.updated.record(stream_);
   progress(kWeightExchange);
+  const NamedRange name(stream_, "weight exchange");
   if (config_.parallel.zero == 1) gather_values(stream_, *parallel_.data, model_.params(), ranges_);
   if (!stream_.is_meta()) stream_.copy_to_host(record.report.data(), books_.report);
   record.done.record(stream_);

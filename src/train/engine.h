@@ -121,6 +121,8 @@ class Engine {
   void accumulate_gradients(int64_t step, const BatchOf& batch_of, const Progress& progress);
   void micro_step();
   void exchange();
+  // A profile is of one stream.
+  Stream& stream_of_exchange() { return stream_.is_profiled() ? stream_ : exchange_stream_; }
   void gather(const Tensor& all, std::span<const int64_t> counts);
   void update();
   std::vector<std::pair<std::string, size_t>> memory_with(ArenaSizes arenas) const;

@@ -1,33 +1,22 @@
 #include "train/plan.h"
 
 #include "model/flops.h"
+#include "train/device_peaks.h"
 #include "train/engine.h"
 
 #include <cmath>
 #include <cstdio>
-#include <optional>
 
 namespace sffn {
 namespace {
 
-// Per second. bf16: dense tensor-core peak; fp32: without TF32; memory: device bandwidth; link: between the ranks of a
-// node, one direction. Sources: vendors' data sheets.
-struct Peaks {
-  const char* device;
-  double bf16_flops, fp32_flops, memory_bytes, link_bytes;
-};
-constexpr Peaks kPeaks[] = {
-    {"h200", 989e12, 67e12, 4.8e12, 450e9},
-    {"h100", 989e12, 67e12, 3.35e12, 450e9},
-    {"a100", 312e12, 19.5e12, 2.0e12, 300e9},
-};
-
-std::optional<Peaks> peaks_of(const std::string& device) {
-  for (const Peaks& peaks : kPeaks) {
-    if (device == peaks.device) return peaks;
+// nullptr for the CPU.
+const DevicePeaks* peaks_of(const std::string& device) {
+  const DevicePeaks* peaks = find_device(device);
+  if (peaks == nullptr && device != "cpu") {
+    throw UsageError("--device", cat("\"", device, "\" is not known; known: ", known_devices(), ", cpu"));
   }
-  if (device == "cpu") return std::nullopt;
-  throw UsageError("--device", cat("\"", device, "\" is not known; known: h200, h100, a100, cpu"));
+  return peaks;
 }
 
 Json parameters_json(const Config& config) {
@@ -53,7 +42,7 @@ Json flops_json(const Config& config, const Measurement& measured, int64_t token
   return json;
 }
 
-Json memory_json(const Measurement& measured) {
+Json memory_json(const Measurement& measured, const DevicePeaks* peaks) {
   Json rank;
   int64_t total = 0;
   for (const auto& [name, bytes] : measured.memory) {
@@ -63,6 +52,7 @@ Json memory_json(const Measurement& measured) {
   rank["total"] = total;
   Json json;
   json["per_rank"] = rank;
+  json["device"] = peaks != nullptr ? Json(static_cast<int64_t>(peaks->memory)) : Json();
   return json;
 }
 
@@ -76,29 +66,30 @@ Json communication_json(const Traffic& traffic) {
 
 // Compute at the matmul peak, the optimizer's bytes at the memory peak, communication at the link's, nothing
 // overlapped.
-Json step_json(const Config& config, const Measurement& measured, const std::optional<Peaks>& peaks, int ranks) {
+Json step_json(const Config& config, const Measurement& measured, const DevicePeaks* peaks, int ranks) {
   Json json;
-  const auto put = [&](const char* name, double seconds) { json[name] = peaks ? Json(seconds * 1e3) : Json(); };
+  if (peaks == nullptr) {
+    for (const char* part : {"compute", "optimizer", "communication", "total"}) json[part] = Json();
+    return json;
+  }
   const bool bf16 = config.train.precision == Precision::kBf16;
-  const Peaks p = peaks.value_or(Peaks{"", 1, 1, 1, 1});
-  const double compute =
-      (measured.work.matmul_flops + measured.work.attention_flops) / (bf16 ? p.bf16_flops : p.fp32_flops);
+  const double compute = (measured.work.matmul_flops + measured.work.attention_flops) / peaks->flops(bf16);
   // Gradient, weight, both moments read; weight and moments written; in bf16 the rounded weight as well.
   const double elements =
       static_cast<double>(count_parameters(config.model).total) / (config.parallel.zero ? ranks : 1);
-  const double optimizer = elements * (bf16 ? 30 : 28) / p.memory_bytes;
-  const double communication = measured.traffic.total() / p.link_bytes;
-  put("compute", compute);
-  put("optimizer", optimizer);
-  put("communication", communication);
-  put("total", compute + optimizer + communication);
+  const double optimizer = elements * (bf16 ? 30 : 28) / peaks->bandwidth;
+  const double communication = measured.traffic.total() / peaks->link;
+  json["compute"] = 1e3 * compute;
+  json["optimizer"] = 1e3 * optimizer;
+  json["communication"] = 1e3 * communication;
+  json["total"] = 1e3 * (compute + optimizer + communication);
   return json;
 }
 
 }  // namespace
 
 Json plan_run(const Config& config, int ranks, const std::string& device) {
-  const std::optional<Peaks> peaks = peaks_of(device);
+  const DevicePeaks* peaks = peaks_of(device);
   if (config.model.vocab_size == 0) {
     throw UsageError("model.vocab_size", "is from_data, and no data is at hand; use --set model.vocab_size=N");
   }
@@ -112,7 +103,7 @@ Json plan_run(const Config& config, int ranks, const std::string& device) {
   plan["device"] = device;
   plan["parameters"] = parameters_json(config);
   plan["flops"] = flops_json(config, measured, tokens);
-  plan["memory"] = memory_json(measured);
+  plan["memory"] = memory_json(measured, peaks);
   plan["communication"] = communication_json(measured.traffic);
   plan["step_ms"] = step_json(config, measured, peaks, ranks);
   return plan;
@@ -169,7 +160,11 @@ std::string plan_table(const Json& plan) {
   };
   section("parameters", *plan.find("parameters"), Unit::kCount);
   section("FLOPs", *plan.find("flops"), Unit::kFlops);
-  section("memory of rank 0", *plan.find("memory")->find("per_rank"), Unit::kBytes);
+  const Json& memory = *plan.find("memory");
+  const std::string most = memory.find("device")->is_null()
+                               ? ""
+                               : cat(" (of ", with_unit(memory.find("device")->as_double(), Unit::kBytes), ")");
+  section(cat("memory of rank 0", most).c_str(), *memory.find("per_rank"), Unit::kBytes);
   section("sent by rank 0", *plan.find("communication"), Unit::kBytes);
   section("time of a step at the device's peaks", *plan.find("step_ms"), Unit::kMilliseconds);
   return table;

@@ -12,6 +12,7 @@
 #include "model/flops.h"
 #include "train/checkpoint/checkpoint.h"
 #include "train/checkpoint/run_lock.h"
+#include "train/device_peaks.h"
 #include "train/engine.h"
 #include "train/evaluate.h"
 #include "train/memory_check.h"
@@ -242,6 +243,10 @@ void Run::report(const StepNumbers& numbers, double step_ms) {
   r.step_ms = step_ms;
   r.tokens_per_second = static_cast<double>(config_.train.tokens_per_step) / step_ms * 1e3;
   r.model_tflops = train_flops_per_token_ * r.tokens_per_second * 1e-12;
+  if (const DevicePeaks* peaks = find_card(runtime_.name())) {
+    const bool bf16 = config_.train.precision == Precision::kBf16;
+    r.mfu = r.model_tflops * 1e12 / (peaks->flops(bf16) * world_.size());
+  }
   r.memory_bytes = static_cast<int64_t>(engine_->memory_bytes());
   r.ffn = numbers.ffn;
   r.block_load = numbers.block_load;

@@ -1,5 +1,4 @@
 // Questions to the runtime about devices, and answers that tests choose.
-#define SIMT_DEVICES
 #include "simt/devices.h"
 
 #include "cublasLt.h"
@@ -53,6 +52,8 @@ cudaError_t find_kernel() { return devices().kernel_error; }
 
 }  // namespace simt
 
+cudaError_t cudaGetLastError() { return cudaSuccess; }
+
 const char* cudaGetErrorString(cudaError_t error) {
   switch (static_cast<int>(error)) {
     case 0:
@@ -71,6 +72,14 @@ const char* cudaGetErrorString(cudaError_t error) {
       return "invalid device ordinal";
     case 209:
       return "no kernel image is available for execution on the device";
+    case 600:
+      return "device not ready";
+    case 900:
+      return "operation not permitted when stream is capturing";
+    case 901:
+      return "operation failed due to a previous error during capture";
+    case 905:
+      return "dependency created on uncaptured work in another stream";
     default:
       return "unknown error";
   }
@@ -99,8 +108,15 @@ cudaError_t cudaGetDeviceProperties(cudaDeviceProp* properties, int device) {
   std::snprintf(properties->name, sizeof properties->name, "%s", simt::devices().name.c_str());
   properties->uuid.bytes[15] = static_cast<char>(0xa0 + device);
   properties->major = simt::devices().major, properties->minor = simt::devices().minor;
+  properties->l2CacheSize = 1 << 20;
   size_t free = 0;
   return cudaMemGetInfo(&free, &properties->totalGlobalMem);
+}
+
+cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr attribute, int) {
+  // Few multiprocessors, so that persistent kernels go around their loops.
+  *value = attribute == cudaDevAttrMultiProcessorCount ? 4 : simt::devices().major;
+  return cudaSuccess;
 }
 
 cudaError_t cudaDriverGetVersion(int* version) {

@@ -331,6 +331,11 @@ void run_grid(const dim3& grid, const dim3& block, size_t shared_bytes, const vo
   acquire_order(&machine.kernel_ends);
 }
 
+std::map<const void*, int64_t> launches() {
+  const std::lock_guard<std::mutex> lock(machine.lock);
+  return record.launches;
+}
+
 void block_barrier(const Site& site) {
   Thread& thread = *machine.threads[machine.current];
   thread.state = State::kAtBarrier, thread.site = site;

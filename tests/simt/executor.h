@@ -11,6 +11,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <functional>
+#include <map>
 #include <stdexcept>
 
 struct dim3;
@@ -34,6 +35,8 @@ Options& options();
 void run_grid(const dim3& grid, const dim3& block, size_t shared_bytes, const void* address,
               const std::function<void()>& kernel);
 
+// How often each kernel has been launched, by address.
+std::map<const void*, int64_t> launches();
 // How often each kernel was launched is appended to the file SFFN_SIMT_KERNELS when the process ends: lines of its
 // distance from run_grid and the count (kernels.sh reads them).
 

@@ -89,10 +89,10 @@ void run_to_the_end(Args&&... args) {
 }  // namespace
 
 void run_products(float* c, const bfloat16* a, const bfloat16* b, Layout layout) {
-  run_to_the_end(products, LaunchShape{1, 32}, c, a, b, layout);
+  run_to_the_end(products, LaunchShape{1, 32}, Work{}, c, a, b, layout);
 }
-void run_copies(float* y, const float* x) { run_to_the_end(copies, LaunchShape{1, 4}, y, x); }
-void run_misaligned_copy(float* y, const float* x) { run_to_the_end(misaligned_copy, LaunchShape{1, 1}, y, x); }
-void run_misaligned_load(float* y) { run_to_the_end(misaligned_load, LaunchShape{1, 32}, y); }
+void run_copies(float* y, const float* x) { run_to_the_end(copies, LaunchShape{1, 4}, Work{}, y, x); }
+void run_misaligned_copy(float* y, const float* x) { run_to_the_end(misaligned_copy, LaunchShape{1, 1}, Work{}, y, x); }
+void run_misaligned_load(float* y) { run_to_the_end(misaligned_load, LaunchShape{1, 32}, Work{}, y); }
 
 }  // namespace sffn::test

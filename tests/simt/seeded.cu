@@ -9,6 +9,7 @@ namespace {
 
 using cuda::dynamic_shared;
 using cuda::launch;
+using cuda::Work;
 
 __global__ void missing_barrier(float* y) {  // reads a neighbour's write
   __shared__ float s[64];
@@ -89,7 +90,7 @@ __global__ void block_sums(float* y) {
 template <class... Args>
 void run_to_the_end(void (*kernel)(float*, Args...), const cuda::LaunchShape& shape, float* y, Args... args) {
   Stream stream(cuda_runtime());
-  launch(stream, kernel, shape, y, args...);
+  launch(stream, kernel, shape, cuda::Work{}, y, args...);
   stream.synchronize();
 }
 

@@ -64,10 +64,15 @@ TEST_CASE("plan prints the parameters and FLOPs of a model", "[tools]") {
   CHECK(has_keys(flops, {"forward_per_token", "train_per_token", "executed_train_per_token", "paper_zflops"}));
   CHECK(number(flops, "train_per_token") == Approx(3 * number(flops, "forward_per_token")));
   for (const Json::Member& part : plan.find("step_ms")->as_object()) CHECK(part.value.is_number());
+  CHECK(number(*plan.find("memory"), "device") == 80e9);
+  const Json slower = sffn_done(command + Words{"--device", "l40s"}).json();
+  CHECK(number(*slower.find("step_ms"), "compute") ==
+        Approx(number(*plan.find("step_ms"), "compute") * 67.0 / 91.6));  // fp32
   const Json recomputed = sffn_done(command + Words{"--set", "train.recompute=block"}).json();
   CHECK(number(*recomputed.find("flops"), "executed_train_per_token") > number(flops, "executed_train_per_token"));
   CHECK(number(*recomputed.find("flops"), "train_per_token") == number(flops, "train_per_token"));
   for (const Json::Member& part : recomputed.find("step_ms")->as_object()) CHECK(part.value.is_null());
+  CHECK(recomputed.find("memory")->find("device")->is_null());
 }
 
 // Kills: a plan that needs data, a vocabulary that the data do not have.
@@ -76,7 +81,7 @@ TEST_CASE("plan takes the vocabulary from the data where it must, and says so wh
   const std::string config = write_model(folder);
   const Ran unknown = run_sffn({"plan", config, "--device", "abacus"});
   CHECK(unknown.code == 2);
-  CHECK(unknown.one_error_line("h200, h100, a100, cpu"));
+  CHECK(unknown.one_error_line("h200, h100, a100, l40s, cpu"));
   const Words from_data = {"plan", config, "--json", "--set", "model.vocab_size=from_data"};
   const Ran none = run_sffn(from_data);
   CHECK(none.code == 2);

@@ -48,12 +48,14 @@ class ConsoleHook final : public Hook {
   void after_step(const StepReport& r) override {
     seconds_ = seconds_ == 0 ? r.step_ms * 1e-3 : 0.9 * seconds_ + 0.1 * r.step_ms * 1e-3;
     if (r.step % every_ != 0 && r.step != r.steps) return;
-    log::info(format("step %ld/%ld  loss %.4f  lr %.3g  norm %.3f  %.0f ms  %s tok/s  %.3f TFLOP/s  %.0f MiB  %s left",
-                     r.step, r.steps, r.loss, r.learning_rate, r.gradient_norm, r.step_ms,
-                     thousands(r.tokens_per_second).c_str(), r.model_tflops,
-                     static_cast<double>(r.memory_bytes) / (1 << 20),
-                     duration(seconds_ * static_cast<double>(r.steps - r.step)).c_str()) +
-              load_of(r.ffn));
+    log::info(
+        format("step %ld/%ld  loss %.4f  lr %.3g  norm %.3f  %.0f ms  %s tok/s  %.3f TFLOP/s%s  %.0f MiB  %s left",
+               r.step, r.steps, r.loss, r.learning_rate, r.gradient_norm, r.step_ms,
+               thousands(r.tokens_per_second).c_str(), r.model_tflops,
+               r.mfu ? format("  %.1f%% MFU", 100 * *r.mfu).c_str() : "",
+               static_cast<double>(r.memory_bytes) / (1 << 20),
+               duration(seconds_ * static_cast<double>(r.steps - r.step)).c_str()) +
+        load_of(r.ffn));
   }
 
   void after_evaluation(const EvaluationReport& r) override {

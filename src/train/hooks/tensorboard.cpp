@@ -124,6 +124,7 @@ class TensorBoardHook final : public Hook {
         {"memory/bytes", static_cast<double>(r.memory_bytes)},
     };
     for (const auto& [tag, value] : scalars) put(r.step, tag, value);
+    if (r.mfu) put(r.step, "speed/mfu", *r.mfu);
     for (const Json::Member& layer : r.ffn.as_object()) {
       for (const Json::Member& statistic : layer.value.as_object()) {
         put(r.step, cat("ffn/", layer.key, "/", statistic.key), statistic.value.as_double());
