@@ -1,6 +1,8 @@
 #include "tools/bench/step.h"
 
 #include "model/flops.h"
+#include "tools/bench/profile.h"
+#include "train/device_peaks.h"
 #include "train/engine.h"
 #include "train/random_batch.h"
 
@@ -18,22 +20,29 @@ double median(std::vector<double> values) {
 
 }  // namespace
 
-Json bench_step(Config config, Communicator& ranks, DeviceRuntime& runtime, int64_t steps) {
-  constexpr int64_t kWarmUp = 2;
+Json bench_step(Config config, Communicator& ranks, DeviceRuntime& runtime, const StepBench& bench) {
+  if (bench.profile && runtime.device().kind != Device::Kind::kCuda) {
+    throw UsageError("--profile", "times the kernels of a GPU; use --backend cuda");
+  }
   config.train.tokens_per_step = config.train.micro_batch * config.model.context * ranks.size();
   const auto alone = make_self_communicator();
   const Measurement plan = Engine::measure(config, ranks.rank(), ranks.size());
   Engine engine(config, {&ranks, &ranks, alone.get()}, runtime, plan.arenas);
   engine.initialise([&] { return random_token_counts(config); });
 
-  std::vector<double> step_ms, forward_backward_ms, optimizer_ms, communication_ms;
-  for (int64_t step = 1; step <= kWarmUp + steps; ++step) {
+  const auto run_step = [&](int64_t step) {
     const auto batch_of = [&](int64_t first, int64_t count) { return random_batch(config, step, first, count); };
+    return engine.step(step, batch_of, config.optimizer.lr, [](std::string_view) {});
+  };
+  std::vector<double> step_ms, forward_backward_ms, optimizer_ms, communication_ms;
+  const int64_t last = bench.warm_up + bench.steps;
+  for (int64_t step = 1; step <= last; ++step) {
     ranks.barrier();
     const auto start = std::chrono::steady_clock::now();
-    const StepNumbers numbers = engine.step(step, batch_of, config.optimizer.lr, [](std::string_view) {});
+    const StepNumbers numbers = run_step(step);
+    engine.stream().synchronize();
     const double ms = std::chrono::duration<double, std::milli>(std::chrono::steady_clock::now() - start).count();
-    if (step <= kWarmUp) continue;
+    if (step <= bench.warm_up) continue;
     step_ms.push_back(ranks.max_value(ms));
     forward_backward_ms.push_back(numbers.forward_backward_ms);
     optimizer_ms.push_back(numbers.optimizer_ms);
@@ -42,7 +51,10 @@ Json bench_step(Config config, Communicator& ranks, DeviceRuntime& runtime, int6
 
   const double tokens_per_second = static_cast<double>(config.train.tokens_per_step) / median(step_ms) * 1e3;
   Json report;
+  const DevicePeaks* peaks = find_card(runtime.name());
+  const double flops_per_second = count_flops(config.model).train_per_token * tokens_per_second;
   report["name"] = config.name;
+  report["device"] = runtime.name();
   report["ranks"] = int64_t{ranks.size()};
   report["tokens_per_second"] = tokens_per_second;
   report["step_ms"] = median(step_ms);
@@ -50,7 +62,18 @@ Json bench_step(Config config, Communicator& ranks, DeviceRuntime& runtime, int6
   report["optimizer_ms"] = median(optimizer_ms);
   report["exposed_communication_ms"] = median(communication_ms);
   report["memory_bytes"] = engine.memory_bytes();
-  report["model_tflops"] = count_flops(config.model).train_per_token * tokens_per_second * 1e-12;
+  report["model_tflops"] = 1e-12 * flops_per_second;
+  const bool bf16 = config.train.precision == Precision::kBf16;
+  report["mfu"] = peaks != nullptr ? Json(flops_per_second / (peaks->flops(bf16) * ranks.size())) : Json();
+  if (bench.profile) {
+    engine.stream().start_profile();
+    run_step(last + 1);
+    const std::vector<KernelTime> times = engine.stream().take_profile();
+    double seconds = 0;
+    for (const KernelTime& time : times) seconds += time.seconds;
+    report["profile"] = profile_rows(times, peaks, 1e-3 * median(step_ms));
+    report["outside_kernels_ms"] = std::max(0.0, median(step_ms) - 1e3 * seconds);
+  }
   return report;
 }
 
