@@ -1,5 +1,6 @@
 # sffn_cuda: kernels/cuda as sffn::cuda, compiled by nvcc for GPUs (SFFN_CUDA) or by the C++ compiler for the SIMT executor
-# (SFFN_SIMT). Without either there is no such target, and ops.h never names sffn::cuda.
+# (SFFN_SIMT). Without either there is no such target, and ops.h never names sffn::cuda. sffn_nccl: communicators of ranks
+# that have a GPU each, over NCCL or the executor's stand-in for it.
 if(NOT SFFN_CUDA AND NOT SFFN_SIMT)
   return()
 endif()
@@ -15,7 +16,8 @@ if(SFFN_SIMT)
     set(detectors SIMT_ASAN=0 SIMT_TSAN=1)
   endif()
   add_library(sffn_simt OBJECT tests/simt/executor.cpp tests/simt/fiber.cpp tests/simt/device_memory.cpp
-              tests/simt/events.cpp)
+    tests/simt/stream.cpp tests/simt/devices.cpp tests/simt/clique.cpp tests/simt/collectives.cpp
+    tests/simt/kernel_names.cpp)
   target_compile_features(sffn_simt PUBLIC cxx_std_20)
   target_compile_options(sffn_simt PRIVATE -Wall -Wextra -Werror -O2)
   target_compile_definitions(sffn_simt PUBLIC SFFN_SIMT=1 ${detectors})
@@ -23,7 +25,7 @@ if(SFFN_SIMT)
   target_link_libraries(sffn_simt PUBLIC Threads::Threads)
   set_property(GLOBAL APPEND PROPERTY SFFN_EXTERNALS sffn_simt)
 
-  list(FILTER cuda_sources EXCLUDE REGEX "/matmul\\.cpp$")  # cuBLASLt
+  list(FILTER cuda_sources EXCLUDE REGEX "/(cublas|matmul)\\.cpp$")
   list(APPEND cuda_sources tests/simt/matmul.cpp)
   file(GLOB kernel_files CONFIGURE_DEPENDS kernels/cuda/*.cu)
   set_source_files_properties(${kernel_files} PROPERTIES LANGUAGE CXX)
@@ -42,6 +44,23 @@ else()
     $<$<COMPILE_LANGUAGE:CUDA>:--expt-relaxed-constexpr --extended-lambda -Xcompiler=-Wall,-Wextra -Xptxas=-v>)
   target_link_libraries(sffn_cuda PUBLIC CUDA::cudart CUDA::cublasLt)
   set_property(GLOBAL APPEND PROPERTY SFFN_EXTERNALS CUDA::cudart CUDA::cublasLt)
+
+  # NCCL: part of NVIDIA's HPC kit, else its packages libnccl2 and libnccl-dev.
+  find_path(NCCL_INCLUDE_DIR nccl.h HINTS ${NCCL_ROOT}/include ${CUDAToolkit_INCLUDE_DIRS})
+  find_library(NCCL_LIBRARY nccl HINTS ${NCCL_ROOT}/lib ${NCCL_ROOT}/lib64 ${CUDAToolkit_LIBRARY_DIR}
+               ${CUDAToolkit_LIBRARY_ROOT}/lib)
+  if(NOT NCCL_INCLUDE_DIR OR NOT NCCL_LIBRARY)
+    message(FATAL_ERROR "The CUDA backend needs NCCL, for collectives between GPUs: nccl.h is ${NCCL_INCLUDE_DIR}, the library "
+                        "${NCCL_LIBRARY}. Install libnccl-dev from NVIDIA's repository, or name a folder with include and lib: "
+                        "-DNCCL_ROOT=FOLDER")
+  endif()
 endif()
 target_link_libraries(sffn_cuda PUBLIC sffn_kernels)
-set(SFFN_LAYERS "${SFFN_LAYERS};sffn_cuda" CACHE INTERNAL "")
+
+add_library(sffn_nccl OBJECT src/comm/nccl.cpp)
+target_link_libraries(sffn_nccl PRIVATE sffn_comm sffn_cuda)
+if(SFFN_CUDA)
+  target_include_directories(sffn_nccl SYSTEM PRIVATE "${NCCL_INCLUDE_DIR}")
+  set_property(GLOBAL APPEND PROPERTY SFFN_EXTERNALS "${NCCL_LIBRARY}")
+endif()
+set(SFFN_LAYERS "${SFFN_LAYERS};sffn_cuda;sffn_nccl" CACHE INTERNAL "")

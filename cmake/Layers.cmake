@@ -1,4 +1,4 @@
-# sffn_layer(NAME DIR folder [USES layer...] [EXTERNAL dependency...] [EXCLUDE subfolder])
+# sffn_layer(NAME DIR folder [USES layer...] [EXTERNAL dependency...] [EXCLUDE subfolder or file])
 #
 # One OBJECT library a layer (a static library would drop self-registering files). The layer's headers are visible as
 # "NAME/file.h" through a link of its own, so that including a layer that is not below fails to build.
@@ -12,7 +12,7 @@ if(SFFN_NATIVE)
   target_compile_options(sffn_flags INTERFACE $<$<COMPILE_LANGUAGE:CXX>:-march=native>)
 endif()
 if(SFFN_SANITIZE)
-  target_compile_options(sffn_flags INTERFACE -fsanitize=${SFFN_SANITIZE} -fno-omit-frame-pointer
+  target_compile_options(sffn_flags INTERFACE -O1 -fsanitize=${SFFN_SANITIZE} -fno-omit-frame-pointer
                                               -fno-sanitize-recover=undefined)
   target_link_options(sffn_flags INTERFACE -fsanitize=${SFFN_SANITIZE})
 endif()
@@ -25,7 +25,7 @@ function(sffn_layer NAME)
 
   file(GLOB_RECURSE sources CONFIGURE_DEPENDS "${PROJECT_SOURCE_DIR}/${ARG_DIR}/*.cpp")
   if(ARG_EXCLUDE)
-    list(FILTER sources EXCLUDE REGEX "/${ARG_EXCLUDE}/")
+    list(FILTER sources EXCLUDE REGEX "/${ARG_EXCLUDE}(/|$)")
   endif()
   if(NOT sources)  # headers only
     file(WRITE "${root}/${NAME}.cpp" "")

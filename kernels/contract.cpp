@@ -1,11 +1,11 @@
 // The checks of every op, whatever the backend: shapes, dtypes, devices, and the numbers beside the tensors. An error
 // reads "OP: TENSOR is FOUND; expected EXPECTED". Values inside tensors are not looked at: they may be on a device, or
-// nowhere (meta). On the meta device matmul and attention count their FLOPs in stream.counter().
+// nowhere (meta). On the meta device attention counts its FLOPs in stream.counter(), as matrix products do
+// (contract_matmul.cpp).
 #include "kernels/contract_call.h"
 #include "kernels/ops.h"
 
 #include <cmath>
-#include <utility>
 
 namespace sffn::contract {
 namespace {
@@ -80,31 +80,6 @@ void random_normal(Stream& stream, Tensor x, RandomKey, double std, bool) {
   const Call call(stream, __func__);
   call.floating("x", x);
   call.require(std >= 0 && std::isfinite(std), "std is ", std, "; expected a finite number of at least 0");
-}
-
-void matmul(Stream& stream, Tensor c, const Tensor& a, Transpose ta, const Tensor& b, Transpose tb, const Tensor& bias,
-            Accumulate add) {
-  const Call call(stream, __func__);
-  auto [M, K] = call.matrix("a", a);
-  if (ta == Transpose::kYes) std::swap(M, K);
-  auto [rows_of_b, N] = call.matrix("b", b);
-  if (tb == Transpose::kYes) std::swap(rows_of_b, N);
-  call.exact("b", b, a.dtype(), tb == Transpose::kYes ? Shape{N, K} : Shape{K, N});
-  const DType accumulate = accumulate_type(a.dtype());
-  const bool widened = c.defined() && c.dtype() == accumulate;
-  call.exact("c", c, widened ? accumulate : a.dtype(), {M, N});
-  call.exact_or_absent("bias", bias, accumulate, {N});
-  if (stream.is_meta()) {
-    stream.counter().count({.M = M,
-                            .N = N,
-                            .K = K,
-                            .transpose_a = ta == Transpose::kYes,
-                            .transpose_b = tb == Transpose::kYes,
-                            .bias = bias.defined(),
-                            .accumulate = add == Accumulate::kYes,
-                            .input = a.dtype(),
-                            .output = c.dtype()});
-  }
 }
 
 void column_sum(Stream& stream, Tensor out, const Tensor& x) {
@@ -249,8 +224,25 @@ void dropout(Stream& stream, Tensor x, const Dropout& dropout) {
   call.dropout(dropout);
 }
 
-void adamw(Stream& stream, Tensor master, Tensor rounded, Tensor m, Tensor v, const Tensor& grad,
-           const AdamWStep& step) {
+void tree_sum(Stream& stream, Tensor out, const Tensor& x) {
+  const Call call(stream, __func__);
+  const auto [leaves, columns] = call.matrix("x", x);
+  call.exact("x", x, DType::kF64, {leaves, columns});
+  call.exact("out", out, DType::kF64, {columns});
+}
+
+void update_numbers(Stream& stream, Tensor numbers, const Tensor& sums, const Tensor& squares, double tokens,
+                    double leaves, double) {
+  const Call call(stream, __func__);
+  call.exact("numbers", numbers, DType::kF64, {update::kCount});
+  call.here("sums", sums);
+  call.exact("sums", sums, DType::kF64, {std::max<int64_t>(sums.numel(), 1)});
+  call.exact("squares", squares, DType::kF64, {1});
+  call.require(tokens >= 1 && leaves >= 1, "tokens are ", tokens, " and leaves ", leaves, "; expected at least 1");
+}
+
+void adamw(Stream& stream, Tensor master, Tensor rounded, Tensor m, Tensor v, const Tensor& grad, const Tensor& numbers,
+           const AdamWOptions& options) {
   const Call call(stream, __func__);
   call.floating("master", master);
   if (master.dtype() != DType::kF32 && master.dtype() != DType::kF64) call.refuse("master", master, "f32 or f64");
@@ -258,9 +250,9 @@ void adamw(Stream& stream, Tensor master, Tensor rounded, Tensor m, Tensor v, co
   call.same("v", v, master);
   call.same("grad", grad, master);
   call.exact_or_absent("rounded", rounded, DType::kBF16, master.shape());
-  call.require(step.step >= 1, "step is ", step.step, "; expected at least 1");
-  call.require(step.beta1 >= 0 && step.beta1 < 1 && step.beta2 >= 0 && step.beta2 < 1, "beta1 is ", step.beta1,
-               " and beta2 is ", step.beta2, "; expected [0, 1)");
+  call.exact("numbers", numbers, DType::kF64, {update::kCount});
+  call.require(options.beta1 >= 0 && options.beta1 < 1 && options.beta2 >= 0 && options.beta2 < 1, "beta1 is ",
+               options.beta1, " and beta2 is ", options.beta2, "; expected [0, 1)");
 }
 
 }  // namespace sffn::contract

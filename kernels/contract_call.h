@@ -63,7 +63,10 @@ class Call {
   void dropout(const Dropout& dropout) const {
     require(dropout.probability >= 0 && dropout.probability < 1, "dropout probability is ", dropout.probability,
             "; expected [0, 1)");
-    require(dropout.first_index >= 0, "dropout first_index is ", dropout.first_index, "; expected at least 0");
+    draws(dropout.draws);
+  }
+  void draws(const Draws& draws) const {
+    require(draws.first_index >= 0, "first_index is ", draws.first_index, "; expected at least 0");
   }
   // The routing of N tokens: its sizes, and its tensors of these sizes.
   void routing(const BlockRouting& r, int64_t N) const {

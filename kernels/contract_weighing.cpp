@@ -31,10 +31,6 @@ void check_finite(const Call& call, const char* name, double value) {
   call.require(std::isfinite(value), name, " is ", value, "; expected a finite number");
 }
 
-void check_first_index(const Call& call, int64_t first_index) {
-  call.require(first_index >= 0, "first_index is ", first_index, "; expected at least 0");
-}
-
 }  // namespace
 
 void gate_forward(Stream& stream, Tensor weights, const Tensor& logits, const Tensor& blocks, Gate) {
@@ -122,38 +118,39 @@ void balance_loss(Stream& stream, Tensor loss, Tensor dsums, const Tensor& sums,
   check_finite(call, "gradient_weight", gradient_weight);
 }
 
-void update_balance_bias(Stream& stream, Tensor bias, const Tensor& load, double rate) {
+void update_balance_bias(Stream& stream, Tensor bias, const Tensor& load, const Tensor& numbers, double rate) {
   const Call call(stream, __func__);
   call.accumulator("bias", bias);
   if (bias.shape().rank() != 1 || bias.numel() < 1) call.refuse("bias", bias, "one dimension of at least 1");
   call.exact("load", load, DType::kF64, bias.shape());
+  call.exact("numbers", numbers, DType::kF64, {update::kCount});
   check_finite(call, "rate", rate);
 }
 
-void noisy_scores_forward(Stream& stream, Tensor noisy, const Tensor& logits, const Tensor& spread, RandomKey,
-                          int64_t first_index) {
+void noisy_scores_forward(Stream& stream, Tensor noisy, const Tensor& logits, const Tensor& spread,
+                          const Draws& draws) {
   const Call call(stream, __func__);
   scores_matrix(call, "logits", logits);
   call.same("noisy", noisy, logits);
   call.same("spread", spread, logits);
-  check_first_index(call, first_index);
+  call.draws(draws);
 }
 
 void noisy_scores_backward(Stream& stream, Tensor dlogits, Tensor dspread, const Tensor& dnoisy, const Tensor& spread,
-                           RandomKey, int64_t first_index) {
+                           const Draws& draws) {
   const Call call(stream, __func__);
   scores_matrix(call, "dnoisy", dnoisy);
   call.same("dlogits", dlogits, dnoisy);
   call.same("dspread", dspread, dnoisy);
   call.same("spread", spread, dnoisy);
-  check_first_index(call, first_index);
+  call.draws(draws);
 }
 
-void jitter(Stream& stream, Tensor x, double eps, RandomKey, int64_t first_index) {
+void jitter(Stream& stream, Tensor x, double eps, const Draws& draws) {
   const Call call(stream, __func__);
   call.floating("x", x);
   call.require(eps >= 0 && eps < 1, "eps is ", eps, "; expected [0, 1)");
-  check_first_index(call, first_index);
+  call.draws(draws);
 }
 
 void mask_scores(Stream& stream, Tensor scores, double value, const Dropout& dropout) {

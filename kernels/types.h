@@ -22,18 +22,51 @@ struct AttentionShape {
   int64_t out_width() const { return heads * head_dim; }
 };
 
-// Element i of the tensor is dropped when random_uniform(key, first_index + i) < probability, else scaled by
-// 1 / (1 - probability). Counters are global, so ranks and micro-batches draw the same numbers.
-struct Dropout {
-  double probability = 0;
-  RandomKey key;
-  int64_t first_index = 0;
+// Which micro-batch of which step a pass is of, in memory of the device: a pass that is launched again draws anew.
+struct PassClock {
+  int32_t step = 0;
+  int32_t first_sequence = 0;  // index, within the step's global batch, of the micro-batch's first sequence
 };
 
-struct AdamWStep {
-  double learning_rate = 0, beta1 = 0, beta2 = 0, eps = 0, weight_decay = 0;
-  int64_t step = 1;           // from 1: for the bias correction
-  double gradient_scale = 1;  // clipping
+// Element i of a tensor takes draw first_index + i of the key. Counters are global, so ranks and micro-batches draw the
+// same numbers. With a clock, which the op reads when it runs, `key` is that of a site and layer, and first_index
+// counts from the micro-batch's first sequence, of per_sequence elements each.
+struct Draws {
+  RandomKey key;
+  int64_t first_index = 0;
+  const PassClock* clock = nullptr;
+  int64_t per_sequence = 0;
+
+  // The same draws without a clock. Where the clock can be read.
+  constexpr Draws now() const {
+    if (clock == nullptr) return *this;
+    return {key_at_step(key, clock->step), first_index + clock->first_sequence * per_sequence, nullptr, 0};
+  }
 };
+
+// Element i is dropped when its uniform draw is < probability, else scaled by 1 / (1 - probability).
+struct Dropout {
+  double probability = 0;
+  Draws draws = {};
+
+  constexpr Dropout now() const { return {probability, draws.now()}; }
+};
+
+struct AdamWOptions {
+  double beta1 = 0, beta2 = 0, eps = 0, weight_decay = 0;
+};
+
+// Places of the numbers of an update, [kCount] f64 in memory of the device: what ranks agree on before it.
+namespace update {
+enum Number : int64_t {
+  kLearningRate,
+  kStep,           // from 1: for the bias correction
+  kLoss,           // mean -log p of the step's tokens, plus the extra losses
+  kNorm,           // of the gradient, before clipping
+  kApplied,        // 1 when both are finite, else 0: then nothing changes
+  kGradientScale,  // clipping
+  kCount
+};
+}  // namespace update
 
 }  // namespace sffn

@@ -1,21 +1,24 @@
 #!/usr/bin/env bash
 # Installs what is missing, builds everything and runs the test suite.
 #   scripts/test.sh          the tests that every change must pass (label core)
-#   scripts/test.sh --all    those labelled long as well
-#   scripts/test.sh --simt   the CUDA kernels on this CPU, under the SIMT executor: plain, and under the sanitizers
+#   scripts/test.sh --cpu    those of the CPU backend alone
+#   scripts/test.sh --simt   the CUDA backend alone, on this CPU under the SIMT executor
+#   scripts/test.sh --all    all of them, those labelled long, and the CUDA kernels under the sanitizers
 set -euo pipefail
 source "$(dirname "$0")/common.sh"
 
-presets=(cpu) labels=(-L core) target=all
+presets=(cpu simt) labels=(-L core)
 case "${1:-}" in
   "") ;;
-  --all) labels=() ;;
-  --simt) presets=(simt simt-asan simt-tsan) target=device_tests ;;
-  *) code=2; die "scripts/test.sh: unknown argument $1; known: --all, --simt" ;;
+  --cpu) presets=(cpu) ;;
+  --simt) presets=(simt) ;;
+  --all) presets=(cpu simt simt-asan simt-tsan) labels=() ;;
+  *) code=2; die "scripts/test.sh: unknown argument $1; known: --cpu, --simt, --all" ;;
 esac
 
 install_packages
 for preset in "${presets[@]}"; do
+  case $preset in cpu) target=all ;; *) target=device_tests ;; esac
   build "$preset" "$target"
   ctest --test-dir "$root/build-$preset" ${labels[@]+"${labels[@]}"} -j "$(nproc)" --output-on-failure --timeout 600
 done

@@ -55,6 +55,7 @@ void print_step(const Json& report) {
                 report.find("device")->as_string().c_str());
   }
   std::printf("  memory of rank 0      %10.1f MiB\n", number("memory_bytes") / (1 << 20));
+  for (const Json& line : report.find("products")->as_array()) std::printf("  product %s\n", line.as_string().c_str());
   if (report.find("profile") == nullptr) return;
   std::printf("  outside of kernels    %10.3f ms\n\n", number("outside_kernels_ms"));
   std::fputs(format_profile(*report.find("profile")).c_str(), stdout);
@@ -72,9 +73,9 @@ int run_step(World& world, const Arguments& arguments) {
   Communicator& ranks = world.ranks();
   log::start(ranks.rank(), arguments.json, arguments.json);
   const Config config = load_model(ranks, arguments);
-  log_world(world);
-  const Json report =
-      bench_step(config, ranks, open_device(config.backend, ranks, world.host().rank()), arguments.step);
+  const OpenDevice device = open_device(config.backend, world);
+  log_world(world, device);
+  const Json report = bench_step(config, *device.ranks, *device.runtime, arguments.step);
   if (ranks.rank() != 0) return 0;
   if (arguments.json)
     print_json(report);
@@ -86,21 +87,23 @@ int run_step(World& world, const Arguments& arguments) {
 int run_ops(World& world, const Arguments& arguments) {
   log::start(world.ranks().rank(), arguments.json, arguments.json);
   if (!arguments.costs.empty()) {
-    log_world(world);
+    log_world(world, cpu_device(world));
     const std::string table = measure_expert_costs([](const std::string& line) { log::info(line); });
     if (world.ranks().rank() == 0) write_file_atomically(arguments.costs, table);
     return 0;
   }
   if (arguments.config.empty()) throw UsageError("bench ops", "needs a configuration file, or --write-costs FILE");
   const Config config = load_model(world.ranks(), arguments);
-  DeviceRuntime& device = open_device(config.backend, world.ranks(), world.host().rank());
-  BenchOptions options{config, effort_for(device.device()), arguments.groups, arguments.block_sizes, arguments.small};
+  const OpenDevice device = open_device(config.backend, world);
+  log_world(world, device);
+  BenchOptions options{config, effort_for(device.runtime->device()), arguments.groups, arguments.block_sizes,
+                       arguments.small};
   if (arguments.seconds > 0) options.effort.seconds = arguments.seconds;
   if (arguments.repeats > 0) {
     options.effort.repeats = arguments.repeats;
     options.effort.warm_ups = (arguments.repeats + 1) / 2;
   }
-  const Json report = bench_ops(options, device);
+  const Json report = bench_ops(options, *device.runtime);
   if (world.ranks().rank() != 0) return 0;
   if (arguments.json)
     print_json(report);
@@ -111,7 +114,7 @@ int run_ops(World& world, const Arguments& arguments) {
 
 int run_comm(World& world, const Arguments& arguments) {
   log::start(world.ranks().rank(), arguments.json, arguments.json);
-  log_world(world);
+  log_world(world, cpu_device(world));
   const Json report = bench_comm(world.ranks());
   if (world.ranks().rank() != 0) return 0;
   if (arguments.json)

@@ -85,9 +85,8 @@ int run(const Arguments& arguments) {
   if (config.model.vocab_size == 0) {
     throw UsageError("model.vocab_size", "is from_data, and a comparison reads no data; use --set model.vocab_size=N");
   }
-  const auto alone = make_self_communicator();
-  DeviceRuntime& first = open_device(arguments.backends[0], *alone, 0);
-  DeviceRuntime& second = open_device(arguments.backends[1], *alone, 0);
+  DeviceRuntime& first = open_device_alone(arguments.backends[0]);
+  DeviceRuntime& second = open_device_alone(arguments.backends[1]);
   Worst worst;
   compare_devices(config, first, second, arguments.steps, [&](const ComparedStep& step) {
     worst.add(step);
@@ -112,7 +111,8 @@ void add_compare_command(CLI::App& app, Chosen& chosen) {
   command->add_flag("--json", arguments->json, "one JSON object on stdout");
   command->footer(
       "Example:\n  sffn compare configs/tiny/avg_k.json --backends cpu,cuda --steps 3\n"
-      "Exit code 1 where they differ. An error is ‖a - b‖ / ‖a‖ of a tensor; after each step the second backend takes the "
+      "Exit code 1 where they differ. An error is ‖a - b‖ / ‖a‖ of a tensor; after each step the second backend takes "
+      "the "
       "first one's weights.");
   command->callback([arguments, &chosen] { chosen = [arguments] { return run(*arguments); }; });
 }

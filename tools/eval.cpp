@@ -119,15 +119,15 @@ Json usage_of(InferenceModel& model, Communicator& ranks) {
 }
 
 int run_rank(World& world, const Arguments& arguments) {
-  Communicator& ranks = world.ranks();
-  log::start(ranks.rank(), arguments.json, arguments.json);
-  DeviceRuntime& device = open_device(arguments.backend, ranks, world.host().rank());
-  log_world(world);
+  log::start(world.ranks().rank(), arguments.json, arguments.json);
   world.start_watchdog({});
+  const OpenDevice device = open_device(arguments.backend, world);
+  log_world(world, device);
+  Communicator& ranks = *device.ranks;
   ReadOptions read;
   read.verify = !arguments.no_verify;
   read.progress = [&, block = int64_t{0}]() mutable { world.heartbeat().beat(0, "load", ++block); };
-  InferenceModel model(ranks, device, arguments.checkpoint, arguments.batch, arguments.context, read);
+  InferenceModel model(ranks, *device.runtime, arguments.checkpoint, arguments.batch, arguments.context, read);
   std::map<std::string, EvalSource> sets;
   together(ranks, [&] { sets = open_sets(arguments, model); });
 

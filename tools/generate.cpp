@@ -24,9 +24,9 @@ struct Arguments {
 
 int run_rank(World& world, const Arguments& arguments) {
   log::start(world.ranks().rank(), true, true);
-  DeviceRuntime& device = open_device(arguments.backend, world.ranks(), world.host().rank());
+  const OpenDevice device = open_device(arguments.backend, world);
   check(arguments.sample);
-  InferenceModel model(world.ranks(), device, arguments.checkpoint, 1, 0);
+  InferenceModel model(*device.ranks, *device.runtime, arguments.checkpoint, 1, 0);
   const std::unique_ptr<Tokenizer> tokenizer = model.tokenizer();
   std::vector<int32_t> ids;
   tokenizer->encode(ids, arguments.prompt);

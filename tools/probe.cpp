@@ -35,7 +35,7 @@ int run(const Arguments& arguments) {
   } else {
     config = load_config(arguments.config, arguments.overrides);
   }
-  DeviceRuntime& device = open_device(arguments.backend.empty() ? config.backend : arguments.backend, *alone, 0);
+  DeviceRuntime& device = open_device_alone(arguments.backend.empty() ? config.backend : arguments.backend);
   if (config.model.vocab_size == 0) {
     std::vector<std::string> globs;
     for (const CorpusConfig& corpus : config.data.train) globs.push_back(corpus.path);

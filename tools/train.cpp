@@ -27,7 +27,6 @@ int run_rank(World& world, const Arguments& arguments) {
   std::vector<std::string> overrides = arguments.overrides;
   if (arguments.steps > 0) overrides.push_back(cat("train.steps=", arguments.steps));
   const Config config = load_config_together(ranks, arguments.config, overrides, arguments.backend);
-  log_world(world);
   world.start_watchdog({static_cast<double>(config.train.watchdog.start_seconds),
                         static_cast<double>(config.train.watchdog.step_seconds)});
   const Beat beat = [&](const Position& at) {
@@ -41,8 +40,9 @@ int run_rank(World& world, const Arguments& arguments) {
   options.run = arguments.run.empty() ? "runs/" + config.name : arguments.run;
   options.resume = arguments.resume;
   options.verify = !arguments.no_verify;
-  DeviceRuntime& device = open_device(config.backend, ranks, world.host().rank());
-  const RunEnd end = train(config, options, ranks, device, beat);
+  const OpenDevice device = open_device(config.backend, world);
+  log_world(world, device);
+  const RunEnd end = train(config, options, *device.ranks, *device.runtime, beat);
   fault_point("finalize", end.step);
   log::info(end.end == "done" ? "done" : "stopped", " at step ", end.step, "; checkpoint: ", options.run,
             "/checkpoints, newest step ", end.saved_step);

@@ -154,7 +154,8 @@ void backward(const Arguments<T>& a) {
 
 void attention_backward(Stream&, Tensor dqkv, const Tensor& dout, const Tensor& out, const Tensor& lse,
                         const Tensor& qkv, const Tensor& segment_start, const AttentionShape& shape,
-                        const Dropout& dropout) {
+                        const Dropout& given) {
+  const Dropout dropout = given.now();
   with_float_type(qkv.dtype(), [&]<class T>(T) {
     using Acc = AccumulateOf<T>;
     const int32_t* first = segment_start.data_or_null<int32_t>();

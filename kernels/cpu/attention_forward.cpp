@@ -131,7 +131,8 @@ void forward(T* out, float* lse, const T* qkv, const int32_t* segment_start, con
 }  // namespace attention
 
 void attention_forward(Stream&, Tensor out, Tensor lse, const Tensor& qkv, const Tensor& segment_start,
-                       const AttentionShape& shape, const Dropout& dropout) {
+                       const AttentionShape& shape, const Dropout& given) {
+  const Dropout dropout = given.now();
   with_float_type(qkv.dtype(), [&]<class T>(T) {
     using Acc = AccumulateOf<T>;
     const int32_t* first = segment_start.data_or_null<int32_t>();

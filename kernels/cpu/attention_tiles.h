@@ -231,8 +231,8 @@ inline void dropout_factors(float* factors, const Dropout& dropout, int64_t row,
   const uint32_t threshold = drop_threshold(dropout.probability);
   uint32_t bits[kTile];
   for (int64_t i = 0; i < tile.queries; ++i) {
-    const int64_t first = dropout.first_index + (row + i) * time + tile.k0;
-    fill_random_bits(bits, dropout.key, static_cast<uint64_t>(first), tile.keys);
+    const int64_t first = dropout.draws.first_index + (row + i) * time + tile.k0;
+    fill_random_bits(bits, dropout.draws.key, static_cast<uint64_t>(first), tile.keys);
     for (int64_t j = 0; j < tile.keys; ++j) factors[j * kTile + i] = (bits[j] >> 8) < threshold ? 0.0f : kept;
   }
 }

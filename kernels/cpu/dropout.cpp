@@ -21,7 +21,7 @@ void drop(T* x, int64_t n, const Dropout& d) {
     uint32_t bits[kPiece];
     for (int64_t at = first; at < last; at += kPiece) {
       const int64_t count = std::min(kPiece, last - at);
-      fill_random_bits(bits, d.key, static_cast<uint64_t>(d.first_index + at), count);
+      fill_random_bits(bits, d.draws.key, static_cast<uint64_t>(d.draws.first_index + at), count);
       T* piece = x + at;
 #pragma omp simd
       for (int64_t i = 0; i < count; ++i) {
@@ -33,7 +33,8 @@ void drop(T* x, int64_t n, const Dropout& d) {
 
 }  // namespace
 
-void dropout(Stream&, Tensor x, const Dropout& d) {
+void dropout(Stream&, Tensor x, const Dropout& given) {
+  const Dropout d = given.now();
   with_float_type(x.dtype(), [&](auto type) {
     using T = decltype(type);
     if constexpr (kIsReference<T>) {

@@ -16,12 +16,12 @@ constexpr int64_t kGrain = 16384;
 constexpr int64_t kPiece = 1024;  // elements whose random bits are held at once
 
 template <class T>
-void multiply(T* x, int64_t n, float eps, RandomKey key, int64_t first_index) {
+void multiply(T* x, int64_t n, float eps, const Draws& draws) {
   parallel_chunks(n, kGrain, [&](int64_t first, int64_t last) {
     uint32_t bits[kPiece];
     for (int64_t at = first; at < last; at += kPiece) {
       const int64_t count = std::min(kPiece, last - at);
-      fill_random_bits(bits, key, static_cast<uint64_t>(first_index + at), count);
+      fill_random_bits(bits, draws.key, static_cast<uint64_t>(draws.first_index + at), count);
       T* piece = x + at;
 #pragma omp simd
       for (int64_t i = 0; i < count; ++i) {
@@ -35,12 +35,13 @@ void multiply(T* x, int64_t n, float eps, RandomKey key, int64_t first_index) {
 
 }  // namespace
 
-void jitter(Stream&, Tensor x, double eps, RandomKey key, int64_t first_index) {
+void jitter(Stream&, Tensor x, double eps, const Draws& given) {
+  const Draws draws = given.now();
   with_float_type(x.dtype(), [&]<class T>(T) {
     if constexpr (kIsReference<T>) {
-      ref::jitter(x.data<T>(), x.numel(), eps, key, first_index);
+      ref::jitter(x.data<T>(), x.numel(), eps, draws);
     } else {
-      multiply(x.data<T>(), x.numel(), static_cast<float>(eps), key, first_index);
+      multiply(x.data<T>(), x.numel(), static_cast<float>(eps), draws);
     }
   });
 }

@@ -20,7 +20,7 @@ void mask(float* scores, int64_t n, float value, const Dropout& d) {
     uint32_t bits[kPiece];
     for (int64_t at = first; at < last; at += kPiece) {
       const int64_t count = std::min(kPiece, last - at);
-      fill_random_bits(bits, d.key, static_cast<uint64_t>(d.first_index + at), count);
+      fill_random_bits(bits, d.draws.key, static_cast<uint64_t>(d.draws.first_index + at), count);
       float* piece = scores + at;
 #pragma omp simd
       for (int64_t i = 0; i < count; ++i) piece[i] = bits[i] >> 8 < threshold ? value : piece[i];
@@ -30,7 +30,8 @@ void mask(float* scores, int64_t n, float value, const Dropout& d) {
 
 }  // namespace
 
-void mask_scores(Stream&, Tensor scores, double value, const Dropout& d) {
+void mask_scores(Stream&, Tensor scores, double value, const Dropout& given) {
+  const Dropout d = given.now();
   with_accumulate_type(scores.dtype(), [&]<class T>(T) {
     if constexpr (kIsReference<T>) {
       ref::mask_scores(scores.data<T>(), scores.numel(), value, d);

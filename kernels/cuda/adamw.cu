@@ -1,12 +1,11 @@
 // g = gradient_scale·grad;  m = β₁m + (1-β₁)g;  v = β₂v + (1-β₂)g²
 // w -= lr·( (m/(1-β₁^t)) / (√(v/(1-β₂^t)) + eps) + weight_decay·w );  rounded = bf16(w) when given         all [n] f32
+// with lr, t and gradient_scale from the numbers of the update, which may say that it is not to be.
 // One pass, four elements a thread. Every multiply-add is written out, so that a value does not depend on where a
 // rank's range begins: aligned or not.
 #include "kernels/cuda/launch.cuh"
 #include "kernels/cuda/pack.cuh"
 #include "kernels/ops.h"
-
-#include <cmath>
 
 namespace sffn::cuda {
 namespace {
@@ -17,24 +16,29 @@ struct StepConstants {
   float beta1, rest1, beta2, rest2, unbias1, unbias2, minus_rate, eps, decay, scale;
 };
 
-StepConstants constants_of(const AdamWStep& s) {
-  const auto step = static_cast<double>(s.step);
+__device__ StepConstants constants_of(const AdamWOptions& s, const double* numbers) {
+  const double step = numbers[update::kStep];
   const auto f = [](double x) { return static_cast<float>(x); };
   return {.beta1 = f(s.beta1),
           .rest1 = f(1 - s.beta1),
           .beta2 = f(s.beta2),
           .rest2 = f(1 - s.beta2),
-          .unbias1 = f(1 / (1 - std::pow(s.beta1, step))),
-          .unbias2 = f(1 / (1 - std::pow(s.beta2, step))),
-          .minus_rate = f(-s.learning_rate),
+          .unbias1 = f(1 / (1 - pow(s.beta1, step))),
+          .unbias2 = f(1 / (1 - pow(s.beta2, step))),
+          .minus_rate = f(-numbers[update::kLearningRate]),
           .eps = f(s.eps),
           .decay = f(s.weight_decay),
-          .scale = f(s.gradient_scale)};
+          .scale = f(numbers[update::kGradientScale])};
 }
 
 template <bool kAligned>
 __global__ void adamw_kernel(float* w, bfloat16* rounded, float* m, float* v, const float* grad, int64_t n,
-                             StepConstants c) {
+                             const double* numbers, AdamWOptions options) {
+  __shared__ StepConstants of_step;
+  if (numbers[update::kApplied] == 0) return;
+  if (threadIdx.x == 0) of_step = constants_of(options, numbers);
+  __syncthreads();
+  const StepConstants c = of_step;
   const int64_t first = (int64_t{blockIdx.x} * kThreads + threadIdx.x) * kCount, count = n - first;
   if (count <= 0) return;
   float w_[kCount], m_[kCount], v_[kCount], grad_[kCount];
@@ -57,8 +61,8 @@ __global__ void adamw_kernel(float* w, bfloat16* rounded, float* m, float* v, co
 
 }  // namespace
 
-void adamw(Stream& stream, Tensor master, Tensor rounded, Tensor m, Tensor v, const Tensor& grad,
-           const AdamWStep& step) {
+void adamw(Stream& stream, Tensor master, Tensor rounded, Tensor m, Tensor v, const Tensor& grad, const Tensor& numbers,
+           const AdamWOptions& options) {
   const int64_t n = master.numel();
   const bool aligned = is_aligned(master.raw()) && is_aligned(rounded.raw()) && is_aligned(m.raw()) &&
                        is_aligned(v.raw()) && is_aligned(grad.raw());
@@ -66,7 +70,7 @@ void adamw(Stream& stream, Tensor master, Tensor rounded, Tensor m, Tensor v, co
     launch(stream, adamw_kernel<kAligned>, {blocks_for(n, kThreads * kCount), kThreads},
            Work{bytes_of(master, master, m, m, v, v, grad, rounded)}, master.data<float>(),
            rounded.data_or_null<bfloat16>(), m.data<float>(), v.data<float>(), grad.data<float>(), n,
-           constants_of(step));
+           numbers.data<double>(), options);
   });
 }
 

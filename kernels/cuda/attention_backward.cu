@@ -74,7 +74,8 @@ __device__ __forceinline__ void score_gradient(float& score, float& dp, float fa
 
 template <int kWidth, class T>
 __global__ void __launch_bounds__(kThreads)
-    query_gradient_kernel(T* dqkv, Inputs<T> in, Heads heads, DropoutMask dropout, int64_t pairs) {
+    query_gradient_kernel(T* dqkv, Inputs<T> in, Heads heads, DropoutSite site, int64_t pairs) {
+  const DropoutMask dropout(site);
   using Tile = Tiles<kWidth>;
   constexpr int kPer = Tile::kPer, kTile = Tile::kTile;
   __shared__ QueryRows<kTile> of;
@@ -125,7 +126,8 @@ __global__ void __launch_bounds__(kThreads)
 
 template <int kWidth, class T>
 __global__ void __launch_bounds__(kThreads, 1)
-    key_gradient_kernel(T* dqkv, Inputs<T> in, Heads heads, DropoutMask dropout, int64_t pairs) {
+    key_gradient_kernel(T* dqkv, Inputs<T> in, Heads heads, DropoutSite site, int64_t pairs) {
+  const DropoutMask dropout(site);
   using Tile = Tiles<kWidth>;
   constexpr int kPer = Tile::kPer, kTile = Tile::kTile;
   __shared__ QueryRows<kTile> of;
@@ -203,10 +205,10 @@ void attention_backward(Stream& stream, Tensor dqkv, const Tensor& dout, const T
       const size_t bytes = shared_bytes<kWidth>(3, heads);
       launch(stream, query_gradient_kernel<kWidth, T>, {blocks_for(pairs * tiles, 1), kThreads, bytes},
              Work{bytes_of(out, dout, qkv, lse, lse), 3 * causal_flops(shape), kOnTensorCores<T>}, dqkv.data<T>(), in,
-             heads, DropoutMask(dropout), pairs);
+             heads, DropoutSite(dropout), pairs);
       launch(stream, key_gradient_kernel<kWidth, T>, {blocks_for(kv_pairs * tiles, 1), kThreads, bytes},
              Work{bytes_of(dqkv, dout, qkv, lse, lse) - bytes_of(out), 4 * causal_flops(shape), kOnTensorCores<T>},
-             dqkv.data<T>(), in, heads, DropoutMask(dropout), kv_pairs);
+             dqkv.data<T>(), in, heads, DropoutSite(dropout), kv_pairs);
     });
   });
 }

@@ -36,7 +36,8 @@ struct RunningSoftmax {
 template <int kWidth, class T>
 __global__ void __launch_bounds__(kThreads)
     attention_forward_kernel(T* out, float* lse, const T* qkv, const int32_t* segment_start, Heads heads,
-                             DropoutMask dropout, int64_t pairs) {
+                             DropoutSite site, int64_t pairs) {
+  const DropoutMask dropout(site);
   using Tile = Tiles<kWidth>;
   constexpr int kPer = Tile::kPer, kTile = Tile::kTile;
   __shared__ int32_t start[kTile];
@@ -108,7 +109,7 @@ void attention_forward(Stream& stream, Tensor out, Tensor lse, const Tensor& qkv
              {blocks_for(pairs * tiles, 1), attention::kThreads, attention::shared_bytes<kWidth>(2, heads)},
              Work{bytes_of(out, lse, qkv, segment_start), 2 * attention::causal_flops(shape), kOnTensorCores<T>},
              out.data<T>(), lse.data<float>(), qkv.data<T>(), segment_start.data_or_null<int32_t>(), heads,
-             DropoutMask(dropout), pairs);
+             DropoutSite(dropout), pairs);
     });
   });
 }

@@ -2,7 +2,7 @@
 // balance_loss:         loss[0] += weight·mean over groups of the loss of sums[s,:];  dsums = its gradient by
 //                       gradient_weight; the equations stand in op_list.inc                  sums, dsums, counts [S,B]
 // mean_square:          loss[0] += weight·mean(x²)                                           x [N]
-// update_balance_bias:  bias[i] += rate·sign(mean(load) - load[i])                           bias [B]  load [B] f64
+// update_balance_bias:  bias[i] += rate·sign(mean(load) - load[i]), where the update is applied  bias [B]  load [B] f64
 // All sums are in double. group_sum: a block of threads sums kRun rows of 32 columns, in float over 64 rows of a
 // thread. A group of balance_loss has a block; the losses of the groups, and pieces of mean_square, are then added in
 // order.
@@ -122,7 +122,9 @@ __global__ void add_scaled_sum_kernel(float* loss, const double* partial, int64_
 }
 
 // Loads are counts: their sum and B·load are exact in double, their mean is not. One block.
-__global__ void update_balance_bias_kernel(float* bias, const double* load, int64_t blocks, float rate) {
+__global__ void update_balance_bias_kernel(float* bias, const double* load, const double* numbers, int64_t blocks,
+                                           float rate) {
+  if (numbers[update::kApplied] == 0) return;
   double total = 0;
   for (int64_t i = threadIdx.x; i < blocks; i += kThreads) total += load[i];
   total = block_sum(total);
@@ -168,9 +170,9 @@ void mean_square(Stream& stream, Tensor loss, const Tensor& x, double weight) {
          loss.data<float>(), partial, int64_t{pieces}, weight / static_cast<double>(n));
 }
 
-void update_balance_bias(Stream& stream, Tensor bias, const Tensor& load, double rate) {
+void update_balance_bias(Stream& stream, Tensor bias, const Tensor& load, const Tensor& numbers, double rate) {
   launch(stream, update_balance_bias_kernel, {1, kThreads}, Work{bytes_of(bias, bias, load)}, bias.data<float>(),
-         load.data<double>(), bias.numel(), static_cast<float>(rate));
+         load.data<double>(), numbers.data<double>(), bias.numel(), static_cast<float>(rate));
 }
 
 }  // namespace sffn::cuda

@@ -113,9 +113,10 @@ void gather(Stream& stream, To* out, const From* cells, const float* bias, const
 void gather_cells(Stream& stream, Tensor out, const Tensor& cells, const Tensor& bias, const Tensor& blocks) {
   const Sizes s{.N = cells.rows(), .M = cells.cols(), .b = blocks.cols(), .G = out.cols()};
   with_activation_type("gather_cells", out, [&]<class To>(To) {
-    with_activation_type("gather_cells", cells, [&]<class From>(From) {
-      gather(stream, out.data<To>(), cells.data<From>(), bias.data_or_null<float>(), blocks.data<int32_t>(), s);
-    });
+    const auto from = [&](const auto* all) {
+      gather(stream, out.data<To>(), all, bias.data_or_null<float>(), blocks.data<int32_t>(), s);
+    };
+    cells.dtype() == DType::kF32 ? from(cells.data<float>()) : from(cells.data<To>());
   });
 }
 

@@ -12,7 +12,8 @@ constexpr int kThreads = 256, kCount = 4;
 
 // kAligned: the tensor begins with a Philox block, at an aligned address.
 template <bool kAligned, class T>
-__global__ void dropout_kernel(T* x, int64_t n, DropoutMask mask) {
+__global__ void dropout_kernel(T* x, int64_t n, DropoutSite site) {
+  const DropoutMask mask(site);
   const int64_t block = int64_t{blockIdx.x} * kThreads + threadIdx.x;
   const int64_t first = block * kCount - static_cast<int64_t>(mask.first % kCount);  // may lie before the tensor
   if (first >= n) return;
@@ -33,13 +34,14 @@ __global__ void dropout_kernel(T* x, int64_t n, DropoutMask mask) {
 }  // namespace
 
 void dropout(Stream& stream, Tensor x, const Dropout& d) {
-  const DropoutMask mask(d);
-  const auto skip = static_cast<int64_t>(mask.first % kCount);
   if (x.numel() == 0) return;
+  const DropoutSite site(d);
+  const bool begins_a_block = d.draws.first_index % kCount == 0 && d.draws.per_sequence % kCount == 0;
+  const int64_t most = begins_a_block ? x.numel() : x.numel() + kCount - 1;  // draws that the tensor's blocks span
   with_activation_type("dropout", x, [&]<class T>(T) {
-    with_constant(skip == 0 && is_aligned(x.raw()), [&]<bool kAligned>(std::bool_constant<kAligned>) {
-      launch(stream, dropout_kernel<kAligned, T>, {blocks_for(x.numel() + skip, kThreads * kCount), kThreads},
-             Work{bytes_of(x, x)}, x.data<T>(), x.numel(), mask);
+    with_constant(begins_a_block && is_aligned(x.raw()), [&]<bool kAligned>(std::bool_constant<kAligned>) {
+      launch(stream, dropout_kernel<kAligned, T>, {blocks_for(most, kThreads * kCount), kThreads}, Work{bytes_of(x, x)},
+             x.data<T>(), x.numel(), site);
     });
   });
 }

@@ -24,19 +24,31 @@ __device__ __forceinline__ void random_bits_from(uint32_t (&bits)[kCount], Rando
   SFFN_UNROLL for (int i = 0; i < kCount; ++i) bits[i] = (skip & 1) != 0 ? all[i + 1] : all[i];
 }
 
-// A Dropout as kernels use it: element e is dropped when random_bits(key, first + e) >> 8 < threshold, which is when
-// its uniform number is below the probability; else multiplied by `kept`.
+// A Dropout as launches hand it over; its clock is read where the kernel runs.
+struct DropoutSite {
+  Draws draws;
+  uint32_t threshold;  // a uniform draw is below the probability exactly where its 24 bits are below this
+  float kept;
+
+  explicit DropoutSite(const Dropout& d)
+      : draws(d.draws),
+        threshold(static_cast<uint32_t>(std::ceil(d.probability * 0x1p24))),
+        kept(static_cast<float>(1 / (1 - d.probability))) {}
+};
+
+// The same in a kernel: element e is dropped when random_bits(key, first + e) >> 8 < threshold, else multiplied by
+// `kept`.
 struct DropoutMask {
   RandomKey key;
   uint64_t first;
   uint32_t threshold;
   float kept;
 
-  explicit DropoutMask(const Dropout& d)
-      : key(d.key),
-        first(static_cast<uint64_t>(d.first_index)),
-        threshold(static_cast<uint32_t>(std::ceil(d.probability * 0x1p24))),
-        kept(static_cast<float>(1 / (1 - d.probability))) {}
+  __device__ explicit DropoutMask(const DropoutSite& site) : threshold(site.threshold), kept(site.kept) {
+    const Draws draws = site.draws.now();
+    key = draws.key;
+    first = static_cast<uint64_t>(draws.first_index);
+  }
 
   __device__ bool drops(uint32_t bits) const { return bits >> 8 < threshold; }
   // 0 or `kept` of kCount consecutive elements.

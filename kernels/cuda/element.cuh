@@ -12,6 +12,7 @@ __device__ __forceinline__ float to_float(float x) { return x; }
 __device__ __forceinline__ float to_float(bfloat16 x) { return static_cast<float>(x); }
 __device__ __forceinline__ void store(float& to, float x) { to = x; }
 __device__ __forceinline__ void store(bfloat16& to, float x) { to = x; }
+__device__ __forceinline__ void store(double& to, float x) { to = x; }
 
 // f(T{}) for an activation's dtype: float or bfloat16.
 template <class F>

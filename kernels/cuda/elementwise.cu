@@ -44,9 +44,16 @@ void copy(Stream& stream, Tensor y, const Tensor& x) {
     return;
   }
   with_activation_type("copy", x, [&]<class From>(From) {
+    if (y.dtype() == DType::kF64) {
+      launch(stream, convert_kernel<double, From>, shape_for(x.numel()), Work{bytes_of(y, x)}, y.data<double>(),
+             x.data<From>(), x.numel());
+      return;
+    }
     with_activation_type("copy", y, [&]<class To>(To) {
-      launch(stream, convert_kernel<To, From>, shape_for(x.numel()), Work{bytes_of(y, x)}, y.data<To>(), x.data<From>(),
-             x.numel());
+      if constexpr (!std::is_same_v<To, From>) {
+        launch(stream, convert_kernel<To, From>, shape_for(x.numel()), Work{bytes_of(y, x)}, y.data<To>(),
+               x.data<From>(), x.numel());
+      }
     });
   });
 }

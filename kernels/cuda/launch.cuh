@@ -4,6 +4,9 @@
 #include "kernels/cuda/profile.h"
 
 #include <cuda_runtime.h>
+#if SFFN_SIMT
+#include "simt/stream.h"
+#endif
 
 #include <cstddef>
 #include <cstdint>
@@ -46,10 +49,11 @@ void launch(Stream& stream, void (*kernel)(Params...), const LaunchShape& shape,
   check(cudaGetLastError(), "launch");
 #else
   const Timed timed(stream, reinterpret_cast<const void*>(kernel), work);
-  simt::run_grid(shape.grid, shape.block, shape.shared_bytes, reinterpret_cast<const void*>(kernel),
-                 [kernel, all = std::tuple<Params...>(static_cast<Params>(std::forward<Args>(args))...)] {
-                   std::apply(kernel, all);
-                 });
+  simt::enqueue(native(stream).stream,
+                [shape, kernel, all = std::tuple<Params...>(static_cast<Params>(std::forward<Args>(args))...)] {
+                  simt::run_grid(shape.grid, shape.block, shape.shared_bytes, reinterpret_cast<const void*>(kernel),
+                                 [&] { std::apply(kernel, all); });
+                });
 #endif
 }
 

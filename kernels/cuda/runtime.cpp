@@ -1,11 +1,15 @@
 #include "kernels/cuda/runtime.h"
 
 #include "core/error.h"
+#include "kernels/cuda/device.h"
 #include "kernels/cuda/launch.cuh"
 
+#include <algorithm>
+#include <cstring>
 #include <map>
 #include <mutex>
 #include <string>
+#include <thread>
 #include <utility>
 #include <vector>
 
@@ -25,51 +29,34 @@ CudaStream::CudaStream(int index) : device(index) {
 
 CudaStream::~CudaStream() {
   (void)cudaStreamSynchronize(stream);
-  (void)cudaFree(workspace_);
+  for (void* workspace : workspaces_) (void)cudaFree(workspace);
   (void)cudaStreamDestroy(stream);
 }
 
 void* CudaStream::workspace(size_t bytes) {
   if (bytes > workspace_bytes_) {
-    check(cudaStreamSynchronize(stream), "cudaStreamSynchronize");
-    check(cudaFree(workspace_), "cudaFree");
-    workspace_ = nullptr;
-    check(cudaMalloc(&workspace_, bytes), "workspace");
-    workspace_bytes_ = bytes;
+    const size_t grown = std::max(bytes, 2 * workspace_bytes_);  // so that all together are at most twice the last
+    workspaces_.push_back(nullptr);
+    check(cudaMalloc(&workspaces_.back(), grown), "workspace");
+    workspace_bytes_ = grown;
   }
-  return workspace_;
+  return workspaces_.empty() ? nullptr : workspaces_.back();
 }
 
 namespace {
 
-class CudaMarks final : public StreamMarks {
- public:
-  explicit CudaMarks(cudaStream_t stream) : stream_(stream) {}
-  ~CudaMarks() override {
-    for (const cudaEvent_t event : events_) (void)cudaEventDestroy(event);
-  }
-  CudaMarks(const CudaMarks&) = delete;
+struct CudaEvent final : NativeEvent {
+  CudaEvent() { check(cudaEventCreateWithFlags(&event, cudaEventDefault), "cudaEventCreate"); }
+  ~CudaEvent() override { (void)cudaEventDestroy(event); }
+  CudaEvent(const CudaEvent&) = delete;
+  cudaEvent_t event = nullptr;
+};
 
-  void mark() override {
-    cudaEvent_t event = nullptr;
-    check(cudaEventCreate(&event), "cudaEventCreate");
-    events_.push_back(event);
-    check(cudaEventRecord(event, stream_), "cudaEventRecord");
-  }
-  std::vector<double> seconds() override {
-    std::vector<double> between;
-    if (!events_.empty()) check(cudaEventSynchronize(events_.back()), "cudaEventSynchronize");
-    for (size_t i = 1; i < events_.size(); ++i) {
-      float ms = 0;
-      check(cudaEventElapsedTime(&ms, events_[i - 1], events_[i]), "cudaEventElapsedTime");
-      between.push_back(1e-3 * static_cast<double>(ms));
-    }
-    return between;
-  }
-
- private:
-  cudaStream_t stream_;
-  std::vector<cudaEvent_t> events_;
+struct CudaGraph final : NativeGraph {
+  explicit CudaGraph(cudaGraph_t graph) { check(cudaGraphInstantiate(&executable, graph, 0), "cudaGraphInstantiate"); }
+  ~CudaGraph() override { (void)cudaGraphExecDestroy(executable); }
+  CudaGraph(const CudaGraph&) = delete;
+  cudaGraphExec_t executable = nullptr;
 };
 
 class CudaRuntime final : public DeviceRuntime {
@@ -100,11 +87,57 @@ class CudaRuntime final : public DeviceRuntime {
   void copy_to_host(NativeStream* stream, void* host, const void* device, size_t bytes) override {
     check(cudaMemcpyAsync(host, device, bytes, cudaMemcpyDeviceToHost, of(stream)), "copy to the host");
   }
-  void synchronize(NativeStream* stream) override { check(cudaStreamSynchronize(of(stream)), "the stream"); }
-
-  std::unique_ptr<StreamMarks> make_marks(NativeStream* stream) override {
-    return std::make_unique<CudaMarks>(of(stream));
+  void synchronize(NativeStream* stream) override {
+    if (lookouts.empty()) return check(cudaStreamSynchronize(of(stream)), "the stream");
+    wait_until([&] { return cudaStreamQuery(of(stream)); });
   }
+
+  void* allocate_host(size_t bytes) override {
+    void* data = nullptr;
+    if (bytes == 0) return data;
+    check(cudaMallocHost(&data, bytes), "page-locked memory");
+    std::memset(data, 0, bytes);
+    return data;
+  }
+  void release_host(void* data, size_t) override { (void)cudaFreeHost(data); }
+  bool is_asynchronous() const override { return true; }
+  std::unique_ptr<NativeEvent> make_event() override { return std::make_unique<CudaEvent>(); }
+  void record(NativeStream* stream, NativeEvent& event) override {
+    check(cudaEventRecord(of(event), of(stream)), "cudaEventRecord");
+  }
+  void hold(NativeStream* stream, const NativeEvent& event) override {
+    check(cudaStreamWaitEvent(of(stream), of(event), 0), "cudaStreamWaitEvent");
+  }
+  void wait(const NativeEvent& event) override {
+    if (lookouts.empty()) return check(cudaEventSynchronize(of(event)), "the stream");
+    wait_until([&] { return cudaEventQuery(of(event)); });
+  }
+  double milliseconds(const NativeEvent& begin, const NativeEvent& end) override {
+    float elapsed = 0;
+    check(cudaEventElapsedTime(&elapsed, of(begin), of(end)), "cudaEventElapsedTime");
+    return static_cast<double>(elapsed);
+  }
+  std::unique_ptr<NativeGraph> capture(NativeStream* stream, const std::function<void()>& work) override {
+    check(cudaStreamBeginCapture(of(stream), cudaStreamCaptureModeThreadLocal), "cudaStreamBeginCapture");
+    cudaGraph_t graph = nullptr;
+    try {
+      work();
+    } catch (...) {
+      (void)cudaStreamEndCapture(of(stream), &graph);
+      if (graph != nullptr) (void)cudaGraphDestroy(graph);
+      throw;
+    }
+    check(cudaStreamEndCapture(of(stream), &graph), "cudaStreamEndCapture");
+    auto captured = std::make_unique<CudaGraph>(graph);
+    check(cudaGraphDestroy(graph), "cudaGraphDestroy");
+    return captured;
+  }
+  void launch(NativeStream* stream, NativeGraph& graph) override {
+    check(cudaGraphLaunch(static_cast<CudaGraph&>(graph).executable, of(stream)), "cudaGraphLaunch");
+  }
+
+  std::vector<Lookout*> lookouts;
+
   void push_range([[maybe_unused]] const char* name, [[maybe_unused]] int64_t index) override {
 #if SFFN_HAS_NVTX
     nvtxRangePushA(index < 0 ? name : cat(name, " ", index).c_str());
@@ -127,6 +160,18 @@ class CudaRuntime final : public DeviceRuntime {
   }
 
  private:
+  template <class Query>
+  void wait_until(Query&& query) {
+    while (true) {
+      const cudaError_t error = query();
+      for (Lookout* lookout : lookouts) lookout->look();
+      if (error != cudaErrorNotReady) return check(error, "the stream");
+      (void)cudaGetLastError();  // or the next launch reports it
+      std::this_thread::yield();
+    }
+  }
+
+  static cudaEvent_t of(const NativeEvent& event) { return static_cast<const CudaEvent&>(event).event; }
   cudaDeviceProp properties() const {
     cudaDeviceProp found{};
     check(cudaGetDeviceProperties(&found, index_), "cudaGetDeviceProperties");
@@ -136,25 +181,27 @@ class CudaRuntime final : public DeviceRuntime {
   int index_;
 };
 
-int device_count() {
-  int count = 0;
-  const cudaError_t error = cudaGetDeviceCount(&count);
-  if (error != cudaSuccess || count == 0) {
-    throw UsageError("backend", cat("cuda: ", error == cudaSuccess ? "there is no GPU" : cudaGetErrorString(error),
-                                    "; \"backend\": \"cpu\" runs without one"));
-  }
-  return count;
+}  // namespace
+
+void Lookout::watch(DeviceRuntime& gpu) {
+  gpu_ = &gpu;
+  static_cast<CudaRuntime&>(gpu).lookouts.push_back(this);
+}
+Lookout::~Lookout() {
+  if (gpu_ != nullptr) std::erase(static_cast<CudaRuntime*>(gpu_)->lookouts, this);
 }
 
-}  // namespace
 }  // namespace cuda
 
 DeviceRuntime& cuda_runtime(int device) {
   static std::mutex lock;
   static std::map<int, cuda::CudaRuntime> runtimes;
   const std::lock_guard<std::mutex> guard(lock);
-  const int count = cuda::device_count();
-  if (device < 0 || device >= count) throw UsageError("backend", cat("cuda: there is no GPU ", device, " of ", count));
+  if (const auto open = runtimes.find(device); open != runtimes.end()) return open->second;
+  require_gpu(device);
+  cuda::CudaRuntime runtime(device);
+  Stream stream(runtime);
+  require_kernels(stream);
   return runtimes.try_emplace(device, device).first->second;
 }
 

@@ -4,6 +4,7 @@
 
 #include <cstddef>
 #include <memory>
+#include <vector>
 
 struct CUstream_st;
 
@@ -16,17 +17,20 @@ struct CudaStream final : NativeStream {
   ~CudaStream() override;
   CudaStream(const CudaStream&) = delete;
 
-  // Memory for one op, valid until the next op on this stream asks. Grows when more is asked than ever before.
+  // Memory for one op, valid until the next op on this stream asks. Grows when more is asked than ever before; what was
+  // given stays, because recorded work uses it again. Not while work is recorded.
   void* workspace(size_t bytes);
 
   CUstream_st* stream = nullptr;
   int device = 0;
   std::shared_ptr<void> matmul_plans;  // what matmul.cpp keeps between products
-  std::unique_ptr<Profile> profile;    // while the stream is profiled
+  // This stream, for whoever may outlive it and keeps a weak copy.
+  const std::shared_ptr<CudaStream*> self = std::make_shared<CudaStream*>(this);
+  std::unique_ptr<Profile> profile;  // while the stream is profiled
 
  private:
-  void* workspace_ = nullptr;
-  size_t workspace_bytes_ = 0;
+  std::vector<void*> workspaces_;  // the last is the largest
+  size_t workspace_bytes_ = 0;     // of the last
 };
 
 inline CudaStream& native(Stream& stream) { return static_cast<CudaStream&>(*stream.native()); }

@@ -38,7 +38,7 @@ T dot(const T* x, const T* y, int64_t n) {
 // What a kept or dropped probability is multiplied by.
 inline double dropout_factor(const Dropout& dropout, int64_t element) {
   if (dropout.probability == 0) return 1;
-  const bool dropped = random_uniform(dropout.key, dropout.first_index + element) < dropout.probability;
+  const bool dropped = random_uniform(dropout.draws.key, dropout.draws.first_index + element) < dropout.probability;
   return dropped ? 0 : 1 / (1 - dropout.probability);
 }
 

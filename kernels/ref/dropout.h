@@ -12,7 +12,7 @@ template <class T>
 void dropout(T* x, int64_t n, const Dropout& d) {
   const T scale = constant<T>(1 / (1 - d.probability));
   for (int64_t i = 0; i < n; ++i) {
-    const bool dropped = random_uniform(d.key, static_cast<uint64_t>(d.first_index + i)) < d.probability;
+    const bool dropped = random_uniform(d.draws.key, static_cast<uint64_t>(d.draws.first_index + i)) < d.probability;
     x[i] = dropped ? T(0) : x[i] * scale;
   }
 }

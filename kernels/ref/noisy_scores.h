@@ -1,7 +1,7 @@
 // noisy = logits + n·softplus(spread), n = N(0,1): Shazeer et al., arXiv 1701.06538, eq. 4.
 #pragma once
-#include "core/random.h"
 #include "kernels/ref/scalar.h"
+#include "kernels/types.h"
 
 namespace sffn::ref {
 
@@ -19,23 +19,22 @@ T softplus(T x) {
 }
 
 // The same float draws in every dtype.
-inline float noise(RandomKey key, int64_t index) {
-  return static_cast<float>(random_normal(key, static_cast<uint64_t>(index)));
+inline float noise(const Draws& draws, int64_t index) {
+  return static_cast<float>(random_normal(draws.key, static_cast<uint64_t>(draws.first_index + index)));
 }
 
 // noisy may be logits.
 template <class T>
-void noisy_scores_forward(T* noisy, const T* logits, const T* spread, int64_t n, RandomKey key, int64_t first_index) {
-  for (int64_t i = 0; i < n; ++i) noisy[i] = logits[i] + T(noise(key, first_index + i)) * softplus(spread[i]);
+void noisy_scores_forward(T* noisy, const T* logits, const T* spread, int64_t n, const Draws& draws) {
+  for (int64_t i = 0; i < n; ++i) noisy[i] = logits[i] + T(noise(draws, i)) * softplus(spread[i]);
 }
 
 // softplus' = σ
 template <class T>
-void noisy_scores_backward(T* dlogits, T* dspread, const T* dnoisy, const T* spread, int64_t n, RandomKey key,
-                           int64_t first_index) {
+void noisy_scores_backward(T* dlogits, T* dspread, const T* dnoisy, const T* spread, int64_t n, const Draws& draws) {
   for (int64_t i = 0; i < n; ++i) {
     dlogits[i] += dnoisy[i];
-    dspread[i] += dnoisy[i] * T(noise(key, first_index + i)) * sigmoid(spread[i]);
+    dspread[i] += dnoisy[i] * T(noise(draws, i)) * sigmoid(spread[i]);
   }
 }
 

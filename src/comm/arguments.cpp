@@ -66,9 +66,9 @@ void check_all_to_all(const Tensor& recv, std::span<const int64_t> recv_counts, 
 
 void check_root(int root, int size) { SFFN_CHECK(root >= 0 && root < size, "root ", root, " of ", size, " ranks"); }
 
-bool moves_nothing(const Tensor& tensor) {
+bool moves_nothing(const Tensor& tensor, Device here) {
   if (tensor.device().kind == Device::Kind::kMeta) return true;
-  SFFN_CHECK(tensor.device().kind == Device::Kind::kCpu, "this communicator moves CPU tensors, not ",
+  SFFN_CHECK(tensor.device() == here, "this communicator moves tensors on ", here.str(), ", not on ",
              tensor.device().str());
   return false;
 }

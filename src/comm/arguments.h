@@ -19,7 +19,7 @@ void check_all_to_all(const Tensor& recv, std::span<const int64_t> recv_counts, 
                       std::span<const int64_t> send_counts, int rank, int size);
 void check_root(int root, int size);
 
-// True when the collective moves nothing: the meta device. RunError unless the tensor is there or on the CPU.
-bool moves_nothing(const Tensor& tensor);
+// True when the collective moves nothing: the meta device. RunError unless the tensor is there or on `here`.
+bool moves_nothing(const Tensor& tensor, Device here = Device::cpu());
 
 }  // namespace sffn

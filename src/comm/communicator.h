@@ -1,6 +1,7 @@
 // Ranks that work together. Four kinds: self (one rank), threads (N ranks in one process, for tests), mpi (CPU
-// tensors), nccl (CUDA tensors). Every call but rank, size and abort is collective: every rank must enter it, in the
-// same order, whatever its counts. Nothing moves on the meta device, where arguments are checked only.
+// tensors), nccl (CUDA tensors; all else through another communicator). Every call but rank, size and abort is
+// collective: every rank must enter it, in the same order, whatever its counts. Nothing moves on the meta device, where
+// arguments are checked only.
 // Throws RunError: counts or types that do not fit the tensors, a transfer that failed, a rank that has left.
 #pragma once
 #include "core/stream.h"

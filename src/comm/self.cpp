@@ -32,7 +32,7 @@ class SelfCommunicator final : public Communicator {
 
  private:
   static void copy(Stream& stream, const Tensor& to, const Tensor& from) {
-    if (moves_nothing(to) || to.raw() == from.raw() || to.bytes() == 0) return;
+    if (moves_nothing(to, stream.device()) || to.raw() == from.raw() || to.bytes() == 0) return;
     ops::copy(stream, to, from);
   }
 };

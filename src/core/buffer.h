@@ -43,4 +43,31 @@ class Buffer {
   size_t bytes_ = 0;
 };
 
+// Owns memory of the host for copies to and from a device, zero when new.
+class HostBuffer {
+ public:
+  HostBuffer() = default;
+  HostBuffer(DeviceRuntime& runtime, size_t bytes)
+      : runtime_(&runtime), data_(runtime.allocate_host(bytes)), bytes_(bytes) {}
+  HostBuffer(HostBuffer&& other) noexcept { swap(other); }
+  HostBuffer& operator=(HostBuffer&& other) noexcept {
+    swap(other);
+    return *this;
+  }
+  ~HostBuffer() {
+    if (runtime_ != nullptr) runtime_->release_host(data_, bytes_);
+  }
+  std::byte* data() const { return static_cast<std::byte*>(data_); }
+
+ private:
+  void swap(HostBuffer& other) noexcept {
+    std::swap(runtime_, other.runtime_);
+    std::swap(data_, other.data_);
+    std::swap(bytes_, other.bytes_);
+  }
+  DeviceRuntime* runtime_ = nullptr;
+  void* data_ = nullptr;
+  size_t bytes_ = 0;
+};
+
 }  // namespace sffn

@@ -39,11 +39,15 @@ constexpr uint64_t mix64(uint64_t x) {
   x = (x ^ (x >> 27)) * 0x94D049BB133111EBull;
   return x ^ (x >> 31);
 }
+// Of a site and layer, whatever the step; key_at_step makes it that of a step.
+constexpr RandomKey random_key(uint64_t seed, RandomSite site, int64_t layer) {
+  return {seed, mix64(mix64(static_cast<uint64_t>(site)) ^ static_cast<uint64_t>(layer))};
+}
+constexpr RandomKey key_at_step(RandomKey key, int64_t step) {
+  return {key.seed, mix64(key.stream ^ static_cast<uint64_t>(step))};
+}
 constexpr RandomKey random_key(uint64_t seed, RandomSite site, int64_t layer, int64_t step) {
-  uint64_t stream = mix64(static_cast<uint64_t>(site));
-  stream = mix64(stream ^ static_cast<uint64_t>(layer));
-  stream = mix64(stream ^ static_cast<uint64_t>(step));
-  return {seed, stream};
+  return key_at_step(random_key(seed, site, layer), step);
 }
 RandomKey random_key(uint64_t seed, std::string_view tensor_name);  // initialisation, by name
 

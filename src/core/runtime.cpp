@@ -83,23 +83,24 @@ class MetaRuntime final : public DeviceRuntime {
   size_t live_ = 0;  // allocations
 };
 
-class HostMarks final : public StreamMarks {
- public:
-  void mark() override { at_.push_back(std::chrono::steady_clock::now()); }
-  std::vector<double> seconds() override {
-    std::vector<double> between;
-    for (size_t i = 1; i < at_.size(); ++i)
-      between.push_back(std::chrono::duration<double>(at_[i] - at_[i - 1]).count());
-    return between;
-  }
-
- private:
-  std::vector<std::chrono::steady_clock::time_point> at_;
+struct HostEvent final : NativeEvent {
+  std::chrono::steady_clock::time_point passed;
 };
 
 }  // namespace
 
-std::unique_ptr<StreamMarks> DeviceRuntime::make_marks(NativeStream*) { return std::make_unique<HostMarks>(); }
+void* DeviceRuntime::allocate_host(size_t bytes) { return cpu_runtime().allocate(bytes); }
+void DeviceRuntime::release_host(void* data, size_t bytes) { cpu_runtime().release(data, bytes); }
+
+std::unique_ptr<NativeEvent> DeviceRuntime::make_event() { return std::make_unique<HostEvent>(); }
+void DeviceRuntime::record(NativeStream*, NativeEvent& event) {
+  static_cast<HostEvent&>(event).passed = std::chrono::steady_clock::now();
+}
+double DeviceRuntime::milliseconds(const NativeEvent& begin, const NativeEvent& end) {
+  const auto passed = [](const NativeEvent& event) { return static_cast<const HostEvent&>(event).passed; };
+  return std::chrono::duration<double, std::milli>(passed(end) - passed(begin)).count();
+}
+std::unique_ptr<NativeGraph> DeviceRuntime::capture(NativeStream*, const std::function<void()>&) { return nullptr; }
 
 DeviceRuntime& cpu_runtime() {
   static CpuRuntime runtime;

@@ -5,7 +5,9 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <functional>
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -15,13 +17,13 @@ namespace sffn {
 struct NativeStream {
   virtual ~NativeStream() = default;
 };
-
-// Points in time between the work of a stream.
-struct StreamMarks {
-  virtual ~StreamMarks() = default;
-  virtual void mark() = 0;
-  // From each mark to the next; waits for the last.
-  virtual std::vector<double> seconds() = 0;
+// A point in a queue, and the time it was passed.
+struct NativeEvent {
+  virtual ~NativeEvent() = default;
+};
+// Work that was recorded, to be launched again.
+struct NativeGraph {
+  virtual ~NativeGraph() = default;
 };
 
 // What launches of one name and equal work took together.
@@ -43,14 +45,31 @@ class DeviceRuntime {
   // At least `bytes` bytes aligned to 64, zero; throws RunError naming the size when there is not enough.
   virtual void* allocate(size_t bytes) = 0;
   virtual void release(void* data, size_t bytes) = 0;
+  // Bytes that can still be allocated; nothing where a system decides that as memory is touched.
+  virtual std::optional<size_t> free_bytes() { return std::nullopt; }
   virtual std::unique_ptr<NativeStream> make_stream() = 0;
+  // Memory of the host that copies reach while the host goes on (page-locked on a GPU); zero.
+  virtual void* allocate_host(size_t bytes);
+  virtual void release_host(void* data, size_t bytes);
   // Copies between this device and the host, ordered on the stream; the host side must stay valid until synchronize.
   virtual void copy_to_device(NativeStream*, void* device, const void* host, size_t bytes) = 0;
   virtual void copy_to_host(NativeStream*, void* host, const void* device, size_t bytes) = 0;
   virtual void synchronize(NativeStream*) = 0;
 
-  // By the host's clock, for devices whose work is done when an op returns.
-  virtual std::unique_ptr<StreamMarks> make_marks(NativeStream*);
+  // Whether streams go on while the host does. The rest has an answer for a device whose work is done when a call
+  // returns.
+  virtual bool is_asynchronous() const { return false; }
+  virtual std::unique_ptr<NativeEvent> make_event();
+  virtual void record(NativeStream*, NativeEvent&);
+  virtual void hold(NativeStream*, const NativeEvent&) {}  // the stream goes on when the event was passed
+  virtual void wait(const NativeEvent&) {}                 // the host does
+  // From one event to a later one, both passed.
+  virtual double milliseconds(const NativeEvent& begin, const NativeEvent& end);
+  // What `work` puts on the stream, without running it; nothing where the device cannot, and `work` was not called.
+  // `work` must neither wait nor allocate. Throws RunError.
+  virtual std::unique_ptr<NativeGraph> capture(NativeStream*, const std::function<void()>& work);
+  virtual void launch(NativeStream*, NativeGraph&) {}
+
   // Times each kernel that the stream runs from here on, until the times are taken. Devices without kernels have none.
   virtual void start_profile(NativeStream*) {}
   virtual std::vector<KernelTime> take_profile(NativeStream*) { return {}; }

@@ -7,7 +7,6 @@
 #include <array>
 #include <atomic>
 #include <cerrno>
-#include <csignal>
 #include <cstddef>
 #include <cstring>
 
@@ -53,7 +52,7 @@ void use_own_stack() {
 
 void install() {
   use_own_stack();
-  for (const int signal : {SIGTERM, SIGINT, SIGHUP, SIGUSR1}) handle(signal, on_stop);
+  for (const int signal : kStopSignals) handle(signal, on_stop);
   handle(SIGUSR2, on_save);
 }
 

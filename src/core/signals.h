@@ -1,9 +1,13 @@
-// What the process was asked to do by a signal. Handlers set flags and nothing else; the trainer polls them, and
-// MAX-reduces stop_signal() each step so that all ranks stop at the same one.
+// What the process was asked to do by a signal. Handlers set flags and nothing else; the trainer tells the other ranks
+// with each step, so that all stop at the same one.
 #pragma once
+#include <array>
+#include <csignal>
 #include <string>
 
 namespace sffn::signals {
+
+inline constexpr std::array kStopSignals = {SIGTERM, SIGINT, SIGHUP, SIGUSR1};
 
 // Call first thing in main. TERM, INT, HUP and USR1 ask for a save and a stop, USR2 for a save. A second INT or TERM
 // leaves at once with 130 or 143: the last committed checkpoint stays valid. Throws RunError when refused.

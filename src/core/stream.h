@@ -3,6 +3,7 @@
 #include "core/tensor.h"
 
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <utility>
 #include <vector>
@@ -54,14 +55,79 @@ class Stream {
     runtime_->copy_to_host(native(), host, device.raw(), device.bytes());
   }
   void synchronize() { runtime_->synchronize(native()); }
-  void start_profile() { runtime_->start_profile(native()); }
-  std::vector<KernelTime> take_profile() { return runtime_->take_profile(native()); }
-  std::unique_ptr<StreamMarks> make_marks() { return runtime_->make_marks(native()); }
+  // Each kernel that runs until the times are taken is timed; recorded work then runs as if it were not (Replay).
+  void start_profile() {
+    runtime_->start_profile(native());
+    profiled_ = true;
+  }
+  std::vector<KernelTime> take_profile() {
+    profiled_ = false;
+    return runtime_->take_profile(native());
+  }
+  bool is_profiled() const { return profiled_; }
 
  private:
   DeviceRuntime* runtime_;
   std::unique_ptr<NativeStream> native_;
   OpCounter counter_;
+  bool profiled_ = false;
+};
+
+// A point in streams of one device.
+class Event {
+ public:
+  explicit Event(DeviceRuntime& runtime) : runtime_(&runtime), native_(runtime.make_event()) {}
+
+  void record(Stream& stream) { runtime_->record(stream.native(), *native_); }
+  void hold(Stream& stream) const { runtime_->hold(stream.native(), *native_); }  // the stream waits for this point
+  void wait() const { runtime_->wait(*native_); }                                 // the host does
+  double milliseconds_since(const Event& begin) const { return runtime_->milliseconds(*begin.native_, *native_); }
+
+ private:
+  DeviceRuntime* runtime_;
+  std::unique_ptr<NativeEvent> native_;
+};
+
+// Points in time between the work of a stream.
+class StreamMarks {
+ public:
+  explicit StreamMarks(Stream& stream) : stream_(&stream) {}
+  void mark() {
+    marks_.emplace_back(stream_->runtime());
+    marks_.back().record(*stream_);
+  }
+  // From each mark to the next; waits for the last.
+  std::vector<double> seconds() const {
+    std::vector<double> between;
+    if (!marks_.empty()) marks_.back().wait();
+    for (size_t i = 1; i < marks_.size(); ++i) {
+      between.push_back(1e-3 * marks_[i].milliseconds_since(marks_[i - 1]));
+    }
+    return between;
+  }
+
+ private:
+  Stream* stream_;
+  std::vector<Event> marks_;
+};
+
+// The same work on a stream again and again: recorded the second time, where the device can, and launched as one from
+// then on. The first time runs as ever, so that what grows on demand (workspaces, plans of matrix products) has grown.
+class Replay {
+ public:
+  void run(Stream& stream, const std::function<void()>& work) {
+    if (!ran_ || stream.is_profiled()) {
+      ran_ = true;
+      return work();
+    }
+    if (!graph_) graph_ = stream.runtime().capture(stream.native(), work);
+    if (!graph_) return work();
+    stream.runtime().launch(stream.native(), *graph_);
+  }
+
+ private:
+  bool ran_ = false;
+  std::unique_ptr<NativeGraph> graph_;
 };
 
 // Names what runs while this lives, with its index where there are several: "block forward", 3.

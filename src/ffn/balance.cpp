@@ -1,7 +1,6 @@
 #include "ffn/balance.h"
 
 #include "kernels/ops.h"
-#include "nn/host_values.h"
 
 namespace sffn {
 namespace {
@@ -128,13 +127,8 @@ void Balance::backward_weights(Context& ctx, Tensor dweights, const Tensor& bloc
   if (options_.of_weights()) ops::add_block_values(ctx.stream, dweights, saved.dsums, blocks);
 }
 
-void Balance::after_step(Stream& stream, const std::vector<double>& load) {
-  if (bias_ == nullptr) return;
-  const Buffer memory(stream.runtime(), {blocks_}, DType::kF64);
-  const Tensor counts = memory.tensor({blocks_}, DType::kF64);
-  write_values(stream, counts, load);
-  ops::update_balance_bias(stream, bias_->value, counts, options_.rate);
-  stream.synchronize();
+void Balance::after_step(Stream& stream, const Tensor& load, const Tensor& numbers) {
+  if (bias_ != nullptr) ops::update_balance_bias(stream, bias_->value, load, numbers, options_.rate);
 }
 
 }  // namespace sffn

@@ -55,8 +55,8 @@ class Balance {
   // dweights [N, b] += the gradient of cv2
   void backward_weights(Context&, Tensor dweights, const Tensor& blocks, const Saved&) const;
 
-  // bias += rate·sign(mean load - load)
-  void after_step(Stream&, const std::vector<double>& load);
+  // bias += rate·sign(mean load - load), where the update took place
+  void after_step(Stream&, const Tensor& load, const Tensor& numbers);
   bool needs_whole_step() const { return options_.group == BalanceGroup::kStep && options_.has_loss(); }
 
  private:

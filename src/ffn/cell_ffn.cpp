@@ -31,7 +31,9 @@ class CellFfn final : public ChoosingFfn {
   };
   std::unique_ptr<Product> product(Context&, Tensor y, const SelectorInput& in) override;
   void product_backward(Context&, Tensor dx, const Tensor& dy, const SelectorInput& in, const Product&) override;
-  void balance_load(Stream& stream, const std::vector<double>& load) override { balance_.after_step(stream, load); }
+  void balance_load(Stream& stream, const Tensor& load, const Tensor& numbers) override {
+    balance_.after_step(stream, load, numbers);
+  }
 
   bool postact() const { return options_.select_on == SelectOn::kPostact; }
   bool gate_scored() const { return postact() && shape_.gated; }
@@ -70,14 +72,13 @@ CellFfn::CellFfn(const FfnBuild& build, const CellOptions& options, const FfnCos
 
 // z = P, with the key bias only where h needs it: the bias is no part of a score before the activation.
 void CellFfn::compute_all(Context& ctx, const AllCells& all, const Tensor& x) const {
-  const Tensor bias = postact() ? value_of(tables_.key_bias) : Tensor();
-  ops::matmul(ctx.stream, all.z, x, Transpose::kNo, tables_.keys->value, Transpose::kYes, bias, Accumulate::kNo);
-  if (!postact()) return;
-  if (shape_.gated) {
-    ops::matmul(ctx.stream, all.gate, x, Transpose::kNo, tables_.gate_keys->value, Transpose::kYes, Tensor(),
-                Accumulate::kNo);
-  }
-  ops::activation_forward(ctx.stream, all.h, all.z, all.gate, shape_.activation);
+  const auto multiply = [&](const Tensor& cells, const Param& table) {
+    ops::matmul(ctx.stream, cells, x, Transpose::kNo, table.value, Transpose::kYes, Tensor(), Accumulate::kNo);
+  };
+  if (!postact()) return multiply(all.z, *tables_.keys);
+  if (shape_.gated) multiply(all.gate, *tables_.gate_keys);
+  ops::matmul_activation_forward(ctx.stream, all.h, all.z, x, tables_.keys->value, value_of(tables_.key_bias), all.gate,
+                                 shape_.activation);
 }
 
 // visit(first token, all cells of the chunk's tokens, their x), chunk after chunk. The visitor's memory must have been

@@ -23,6 +23,7 @@ class BlockCounters {
   std::vector<double> load(const std::vector<double>& counts) const {
     return {counts.begin(), counts.begin() + blocks_};
   }
+  Tensor load(const Tensor& counts) const { return counts.slice(0, blocks_); }
   // {load_max_over_mean, load_entropy (over log B), dead_blocks (share), dropped (share), and nan_scores where there
   // are any}
   Json statistics(const std::vector<double>& counts) const;
@@ -41,8 +42,8 @@ class ChoosingFfn : public FfnLayer {
   void backward(Context&, const FfnLayer::Saved&, Tensor dh) final;
   FfnCost cost() const final { return cost_; }
   Tensor counters() const final { return counters_.all(); }
-  void after_step(Stream& stream, const std::vector<double>& counts) final {
-    balance_load(stream, counters_.load(counts));
+  void after_step(Stream& stream, const Tensor& counts, const Tensor& numbers) final {
+    balance_load(stream, counters_.load(counts), numbers);
   }
   Json statistics(const std::vector<double>& counts) const final { return counters_.statistics(counts); }
   std::vector<double> block_load(const std::vector<double>& counts) const final { return counters_.load(counts); }
@@ -60,8 +61,8 @@ class ChoosingFfn : public FfnLayer {
   virtual std::unique_ptr<Product> product(Context&, Tensor y, const SelectorInput& in) = 0;
   // dx [N, D], overwritten. Gradients of parameters accumulate. Called inside a scope of ctx.scratch.
   virtual void product_backward(Context&, Tensor dx, const Tensor& dy, const SelectorInput& in, const Product&) = 0;
-  // After an optimizer step, with the choices of each block over the global batch.
-  virtual void balance_load(Stream&, const std::vector<double>& load) = 0;
+  // As after_step, with the choices of each block [B] f64.
+  virtual void balance_load(Stream&, const Tensor& load, const Tensor& numbers) = 0;
 
  private:
   struct Saved final : FfnLayer::Saved {

@@ -186,9 +186,9 @@ void ExpertCompute::backward_masked(Context& ctx, Tensor dx, Tensor dweights, co
     const Tensor dy_part = dy.slice(first, count), x_part = x.slice(first, count), dx_part = dx.slice(first, count);
     const Tensor blocks = chosen.kept.slice(first, count), weights = rows_of(chosen.weights, first, count);
     const Cells part = slice(hidden, first * b, count * b);
-    const auto through = [&](Param& table, const Tensor& drows, Accumulate to_dx) {
+    const auto through = [&](const Param& table, const Param* bias, const Tensor& drows, Accumulate to_dx) {
       ops::scatter_cells(stream, cells, drows, Tensor(), blocks);
-      ops::matmul(stream, table.grad, cells, Transpose::kYes, x_part, Transpose::kNo, Tensor(), Accumulate::kYes);
+      ops::weight_gradient(stream, table.grad, grad_of(bias), cells, x_part, Transpose::kYes);
       ops::matmul(stream, dx_part, cells, Transpose::kNo, table.value, Transpose::kNo, Tensor(), to_dx);
     };
     ops::activation_forward(stream, h, part.z, part.gate, shape_.activation);
@@ -207,9 +207,8 @@ void ExpertCompute::backward_masked(Context& ctx, Tensor dx, Tensor dweights, co
     ops::activation_backward(stream, dz, dgate, dz, part.z, part.gate, shape_.activation);
 
     // z = x·K_iᵀ + c_i,  gate = x·G_iᵀ
-    through(*tables_.keys, dz, Accumulate::kNo);
-    if (tables_.key_bias != nullptr) ops::column_sum(stream, tables_.key_bias->grad, cells);
-    if (shape_.gated) through(*tables_.gate_keys, dgate, Accumulate::kYes);
+    through(*tables_.keys, tables_.key_bias, dz, Accumulate::kNo);
+    if (shape_.gated) through(*tables_.gate_keys, nullptr, dgate, Accumulate::kYes);
   }
 }
 

@@ -48,8 +48,9 @@ class FfnLayer {
   // What the layer counts in passes with ctx.count_choices [n] f64: whole numbers, additive over micro-batches and
   // ranks. Absent: nothing.
   virtual Tensor counters() const { return {}; }
-  // After an optimizer step, with the counters of the step's global batch. Balance by bias moves its biases.
-  virtual void after_step(Stream&, const std::vector<double>& /*counts*/) {}
+  // After an optimizer step, with the counters of the step's global batch [n] f64 and the numbers of the update, which
+  // may say that it did not take place. Balance by bias moves its biases.
+  virtual void after_step(Stream&, const Tensor& /*counts*/, const Tensor& /*numbers*/) {}
   // The counts as metrics of one object (interface: metrics.jsonl, ffn).
   virtual Json statistics(const std::vector<double>& /*counts*/) const { return Json::object(); }
   // Choices of each block since the counters were cleared; empty for layers without blocks.

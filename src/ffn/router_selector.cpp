@@ -63,9 +63,12 @@ Dropout RouterSelector::expert_dropout(const Context& ctx, int64_t time) const {
   return site_dropout(ctx, options_.expert_dropout, RandomSite::kExpertDropout, layer_, time * blocks_);
 }
 
+Draws RouterSelector::noise_draws(const Context& ctx, int64_t time) const {
+  return site_draws(ctx, RandomSite::kRouterNoise, layer_, time * blocks_);
+}
+
 void RouterSelector::jitter(Context& ctx, Tensor x, int64_t time) const {
-  const RandomKey key = random_key(ctx.seed, RandomSite::kRouterJitter, layer_, ctx.step);
-  ops::jitter(ctx.stream, x, options_.jitter, key, ctx.first_sequence * time * x.cols());
+  ops::jitter(ctx.stream, x, options_.jitter, site_draws(ctx, RandomSite::kRouterJitter, layer_, time * x.cols()));
 }
 
 // x, or its jittered copy [N, D] acc in ctx.scratch.
@@ -81,8 +84,7 @@ Tensor RouterSelector::router_input(Context& ctx, const SelectorInput& in) const
 Tensor RouterSelector::gate_logits(Context& ctx, const Saved& saved, int64_t time) const {
   if (!saved.spread.defined()) return saved.logits;
   const Tensor noisy = ctx.scratch.allocate(saved.logits.shape(), saved.logits.dtype(), "noisy logits");
-  const RandomKey key = random_key(ctx.seed, RandomSite::kRouterNoise, layer_, ctx.step);
-  ops::noisy_scores_forward(ctx.stream, noisy, saved.logits, saved.spread, key, ctx.first_sequence * time * blocks_);
+  ops::noisy_scores_forward(ctx.stream, noisy, saved.logits, saved.spread, noise_draws(ctx, time));
   return noisy;
 }
 
@@ -206,9 +208,7 @@ void RouterSelector::backward(Context& ctx, const Selector::Saved& base, const S
     const Tensor dnoisy = zeros_in_scratch(ctx, logits.shape(), acc, "noisy dlogits");
     dspread = zeros_in_scratch(ctx, logits.shape(), acc, "router dspread");
     ops::gate_backward(ctx.stream, dnoisy, dweights, chosen.weights, logits, chosen.kept, options_.gate);
-    const RandomKey key = random_key(ctx.seed, RandomSite::kRouterNoise, layer_, ctx.step);
-    ops::noisy_scores_backward(ctx.stream, dlogits, dspread, dnoisy, saved.spread, key,
-                               ctx.first_sequence * in.time * blocks_);
+    ops::noisy_scores_backward(ctx.stream, dlogits, dspread, dnoisy, saved.spread, noise_draws(ctx, in.time));
   } else {
     ops::gate_backward(ctx.stream, dlogits, dweights, chosen.weights, logits, chosen.kept, options_.gate);
   }

@@ -41,7 +41,9 @@ class RouterSelector final : public Selector {
   Selection select(Context&, const SelectorInput&, std::unique_ptr<Selector::Saved>&) override;
   void backward(Context&, const Selector::Saved&, const SelectorInput&, const Selection&, const Tensor& dweights,
                 Tensor dx) override;
-  void after_step(Stream& stream, const std::vector<double>& load) override { balance_.after_step(stream, load); }
+  void after_step(Stream& stream, const Tensor& load, const Tensor& numbers) override {
+    balance_.after_step(stream, load, numbers);
+  }
   bool needs_whole_step() const override;
 
  private:
@@ -61,6 +63,7 @@ class RouterSelector final : public Selector {
   void limit_capacity(Context&, Tensor kept, const SelectorInput&) const;
 
   Dropout expert_dropout(const Context&, int64_t time) const;
+  Draws noise_draws(const Context&, int64_t time) const;
   bool jitters(const Context& ctx) const { return ctx.training && options_.jitter > 0; }
   void jitter(Context&, Tensor x, int64_t time) const;
   bool over_ranks(const Context&) const;

@@ -37,8 +37,8 @@ class Selector {
 
   // As FfnLayer::initialise_state.
   virtual void initialise_state(Stream&, const TokenCounts&) {}
-  // As FfnLayer::after_step, with the choices of each block over the global batch.
-  virtual void after_step(Stream&, const std::vector<double>& /*load*/) {}
+  // As FfnLayer::after_step, with the choices of each block [B] f64 over the global batch.
+  virtual void after_step(Stream&, const Tensor& /*load*/, const Tensor& /*numbers*/) {}
   virtual bool needs_whole_step() const { return false; }
 };
 

@@ -70,7 +70,9 @@ class SparseFfn final : public ChoosingFfn {
   };
   std::unique_ptr<Product> product(Context&, Tensor y, const SelectorInput& in) override;
   void product_backward(Context&, Tensor dx, const Tensor& dy, const SelectorInput& in, const Product&) override;
-  void balance_load(Stream& stream, const std::vector<double>& load) override { selector_->after_step(stream, load); }
+  void balance_load(Stream& stream, const Tensor& load, const Tensor& numbers) override {
+    selector_->after_step(stream, load, numbers);
+  }
 
   SparseOptions options_;
   bool recompute_;

@@ -20,18 +20,23 @@ void append_logits(Stream& stream, const Tensor& logits, int64_t vocab, std::vec
   }
 }
 
-std::complex<double> read_sum(Stream& stream, const Tensor& sum) {
+}  // namespace
+
+LossSum read_loss(Stream& stream, const Tensor& nll, int64_t scored, Inspection* inspection) {
+  LossSum loss;
+  loss.tokens = scored;
+  if (stream.is_meta()) return loss;
   std::complex<double> value;
-  if (sum.dtype() == DType::kC128) {
-    stream.copy_to_host(&value, sum);
+  if (nll.dtype() == DType::kC128) {
+    stream.copy_to_host(&value, nll);
     stream.synchronize();
   } else {
-    value = read_values(stream, sum)[0];
+    value = read_values(stream, nll)[0];
   }
-  return value;
+  loss.nll = value.real();
+  if (inspection != nullptr) inspection->nll = value;
+  return loss;
 }
-
-}  // namespace
 
 LossHead::LossHead(ParamStore& params, const ModelConfig& model, Param& embedding, int64_t logits_bytes)
     : vocab_(model.vocab_size),
@@ -70,23 +75,8 @@ void LossHead::logits_of(Context& ctx, Tensor logits, const Tensor& x) const {
   ops::matmul(ctx.stream, logits, x, Transpose::kNo, weight_->value, Transpose::kYes, value_of(bias_), Accumulate::kNo);
 }
 
-LossSum LossHead::sum_losses(Context& ctx, const BatchTensors& batch, const Tensor& losses,
-                             Inspection* inspection) const {
-  const ArenaScope scope(ctx.scratch);
-  const DType type = losses.dtype() == DType::kC128 ? DType::kC128 : DType::kF64;
-  Tensor total = ctx.scratch.allocate({1}, type, "sum of losses");
-  ops::sum(ctx.stream, total, losses);
-  LossSum out;
-  out.tokens = batch.scored;
-  if (ctx.stream.is_meta()) return out;
-  const std::complex<double> nll = read_sum(ctx.stream, total);
-  out.nll = nll.real();
-  if (inspection != nullptr) inspection->nll = nll;
-  return out;
-}
-
-LossSum LossHead::forward_backward(Context& ctx, const BatchTensors& batch, const Residual& h, Tensor dh,
-                                   double loss_scale, Inspection* inspection) const {
+void LossHead::forward_backward(Context& ctx, const BatchTensors& batch, const Residual& h, Tensor dh, Tensor nll,
+                                double loss_scale, Inspection* inspection) const {
   const ArenaScope saved_scope(ctx.saved), scope(ctx.scratch);
   Stream& stream = ctx.stream;
   const DType act = h.sum.dtype();
@@ -106,12 +96,11 @@ LossSum LossHead::forward_backward(Context& ctx, const BatchTensors& batch, cons
     // logits = x·Wᵀ + b; logits now hold their gradient
     ops::matmul(stream, dx.slice(first, count), logits, Transpose::kNo, weight_->value, Transpose::kNo, Tensor(),
                 Accumulate::kNo);
-    ops::matmul(stream, weight_->grad, logits, Transpose::kYes, x, Transpose::kNo, Tensor(), Accumulate::kYes);
-    if (bias_ != nullptr) ops::column_sum(stream, bias_->grad, logits);
+    ops::weight_gradient(stream, weight_->grad, grad_of(bias_), logits, x, Transpose::kYes);
   }
   ops::fill_zero(stream, dh);
   norm_.backward(ctx, dh, dx, norm);
-  return sum_losses(ctx, batch, losses, inspection);
+  ops::sum(stream, nll, losses);
 }
 
 LossSum LossHead::evaluate(Context& ctx, const BatchTensors& batch, const Residual& h, std::vector<float>* token_nll,
@@ -135,7 +124,9 @@ LossSum LossHead::evaluate(Context& ctx, const BatchTensors& batch, const Residu
     const std::vector<double> values = read_values(stream, losses);
     token_nll->assign(values.begin(), values.end());
   }
-  return sum_losses(ctx, batch, losses, inspection);
+  const Tensor nll = ctx.scratch.allocate({1}, sum_type(losses.dtype()), "sum of losses");
+  ops::sum(stream, nll, losses);
+  return read_loss(stream, nll, batch.scored, inspection);
 }
 
 std::vector<float> LossHead::last_logits(Context& ctx, const BatchTensors& batch, const Residual& h) const {

@@ -22,9 +22,10 @@ class LossHead {
   // lm_head.bias [V] where the model has an output bias.
   LossHead(ParamStore&, const ModelConfig&, Param& embedding, int64_t logits_bytes = kLogitsBytes);
 
-  // Σ nll, and dh [N, D] = gradient of loss_scale · Σ nll by the value of h; parameters' gradients accumulate.
-  LossSum forward_backward(Context&, const BatchTensors&, const Residual& h, Tensor dh, double loss_scale,
-                           Inspection*) const;
+  // nll [1] = Σ -log p, f64 (c128 for c128), and dh [N, D] = gradient of loss_scale · Σ nll by the value of h;
+  // parameters' gradients accumulate.
+  void forward_backward(Context&, const BatchTensors&, const Residual& h, Tensor dh, Tensor nll, double loss_scale,
+                        Inspection*) const;
   // Σ nll; token_nll, when given, gets -log p of every token (0 where it is not scored).
   LossSum evaluate(Context&, const BatchTensors&, const Residual& h, std::vector<float>* token_nll, Inspection*) const;
   // Logits after the last token of every sequence, [B, V] on the host.
@@ -34,12 +35,16 @@ class LossHead {
   int64_t chunk_tokens(int64_t tokens, DType) const;
   Tensor allocate_logits(Context&, int64_t tokens, DType) const;
   void logits_of(Context&, Tensor logits, const Tensor& x) const;
-  LossSum sum_losses(Context&, const BatchTensors&, const Tensor& losses, Inspection*) const;
 
   int64_t vocab_, padded_vocab_, d_model_, logits_bytes_;
   AddNorm norm_;
   Param* weight_;
   Param* bias_ = nullptr;
 };
+
+// The dtype of a sum of losses of this one.
+inline DType sum_type(DType acc) { return acc == DType::kC128 ? DType::kC128 : DType::kF64; }
+// Waits for a sum of losses of `scored` tokens; nothing on the meta device.
+LossSum read_loss(Stream&, const Tensor& nll, int64_t scored, Inspection*);
 
 }  // namespace sffn

@@ -19,7 +19,6 @@ namespace sffn {
 struct Transformer::Impl {
   explicit Impl(const Config& config, int64_t logits_bytes);
 
-  BatchTensors upload_batch(Context&, const Batch&) const;
   // The residual stream after all blocks; nothing is kept for a backward pass.
   Residual run_discarding(Context&, const BatchTensors&, Inspection*) const;
   Residual run_keeping(Context&, const BatchTensors&, std::vector<Block::Saved>&, Inspection*) const;
@@ -56,22 +55,16 @@ void clear(Inspection* inspection) {
   inspection->choices.clear();
 }
 
-Tensor allocate_extra_losses(Context& ctx, size_t layers, DType acc) {
-  const Tensor losses = ctx.saved.allocate({static_cast<int64_t>(layers)}, acc, "extra losses");
-  ops::fill_zero(ctx.stream, losses);
-  return losses;
-}
-
-void add_extra_losses(Context& ctx, LossSum& loss, Inspection* inspection) {
-  if (ctx.stream.is_meta()) return;
-  loss.extra_by_layer = read_values(ctx.stream, ctx.extra_losses);
+void read_extra_losses(Stream& stream, const Tensor& extra, LossSum& loss, Inspection* inspection) {
+  if (stream.is_meta()) return;
+  loss.extra_by_layer = read_values(stream, extra);
   for (const double layer : loss.extra_by_layer) loss.extra_loss += layer;
   if (inspection == nullptr) return;
   inspection->extra_loss = loss.extra_loss;
-  if (ctx.extra_losses.dtype() != DType::kC128) return;
+  if (extra.dtype() != DType::kC128) return;
   std::vector<std::complex<double>> values(loss.extra_by_layer.size());
-  ctx.stream.copy_to_host(values.data(), ctx.extra_losses);
-  ctx.stream.synchronize();
+  stream.copy_to_host(values.data(), extra);
+  stream.synchronize();
   inspection->extra_loss = std::accumulate(values.begin(), values.end(), std::complex<double>());
 }
 
@@ -118,12 +111,6 @@ Transformer::Impl::Impl(const Config& config, int64_t logits_bytes) : config(con
     ffn_layers.push_back(&blocks.back().ffn());
   }
   head = std::make_unique<LossHead>(params, config.model, embedding.tokens(), logits_bytes);
-}
-
-BatchTensors Transformer::Impl::upload_batch(Context& ctx, const Batch& batch) const {
-  const bool table = config.model.positions != Positions::kRope;
-  return upload(ctx, batch, config.model.vocab_size,
-                table ? config.model.context : std::numeric_limits<int32_t>::max());
 }
 
 Residual Transformer::Impl::run_discarding(Context& ctx, const BatchTensors& batch, Inspection* inspection) const {
@@ -191,25 +178,37 @@ void Transformer::initialise(Stream& stream, uint64_t seed, const TokenCounts& t
 }
 
 LossSum Transformer::forward_backward(Context& ctx, const Batch& batch, double loss_scale, Inspection* inspection) {
+  const ArenaScope saved_scope(ctx.saved);
+  const BatchTensors tensors = upload(ctx, batch, BatchLimits(impl_->config.model));
+  const DType acc = accumulate_type(impl_->config.dtype());
+  PassLosses losses;
+  losses.nll = ctx.saved.allocate({1}, sum_type(acc), "sum of losses");
+  losses.extra = ctx.saved.allocate({static_cast<int64_t>(impl_->blocks.size())}, acc, "extra losses");
+  forward_backward(ctx, tensors, loss_scale, losses, inspection);
+  LossSum loss = read_loss(ctx.stream, losses.nll, tensors.scored, inspection);
+  read_extra_losses(ctx.stream, losses.extra, loss, inspection);
+  return loss;
+}
+
+void Transformer::forward_backward(Context& ctx, const BatchTensors& batch, double loss_scale, const PassLosses& losses,
+                                   Inspection* inspection) {
   const ArenaScope saved_scope(ctx.saved), scope(ctx.scratch);
   clear(inspection);
-  const BatchTensors tensors = impl_->upload_batch(ctx, batch);
   Context pass = ctx;
   pass.gradients = true;
-  pass.extra_loss_scale = loss_scale * static_cast<double>(tensors.tokens());
-  pass.extra_losses = allocate_extra_losses(ctx, impl_->blocks.size(), accumulate_type(impl_->config.dtype()));
+  pass.extra_loss_scale = loss_scale * static_cast<double>(batch.tokens());
+  pass.extra_losses = losses.extra;
+  ops::fill_zero(ctx.stream, losses.extra);
   if (inspection != nullptr) pass.choices = &inspection->choices;
   std::vector<Block::Saved> saved(impl_->blocks.size());
-  const Residual h = impl_->run_keeping(pass, tensors, saved, inspection);
-  Tensor dh = ctx.scratch.allocate(h.sum.shape(), h.sum.dtype(), "dh");
-  LossSum loss = impl_->head->forward_backward(pass, tensors, h, dh, loss_scale, inspection);
+  const Residual h = impl_->run_keeping(pass, batch, saved, inspection);
+  const Tensor dh = ctx.scratch.allocate(h.sum.shape(), h.sum.dtype(), "dh");
+  impl_->head->forward_backward(pass, batch, h, dh, losses.nll, loss_scale, inspection);
   for (size_t i = impl_->blocks.size(); i-- > 0;) {
     const NamedRange range(ctx.stream, "block backward", static_cast<int64_t>(i));
-    impl_->blocks[i].backward(pass, tensors, saved[i], dh);
+    impl_->blocks[i].backward(pass, batch, saved[i], dh);
   }
-  impl_->embedding.backward(pass, tensors, dh);
-  add_extra_losses(pass, loss, inspection);
-  return loss;
+  impl_->embedding.backward(pass, batch, dh);
 }
 
 LossSum Transformer::evaluate(Context& ctx, const Batch& batch, std::vector<float>* token_nll, Inspection* inspection) {
@@ -218,7 +217,7 @@ LossSum Transformer::evaluate(Context& ctx, const Batch& batch, std::vector<floa
   Context evaluation = ctx;
   evaluation.training = evaluation.gradients = false;
   if (inspection != nullptr) evaluation.choices = &inspection->choices;
-  const BatchTensors tensors = impl_->upload_batch(evaluation, batch);
+  const BatchTensors tensors = upload(evaluation, batch, BatchLimits(impl_->config.model));
   const Residual h = impl_->run_discarding(evaluation, tensors, inspection);
   return impl_->head->evaluate(evaluation, tensors, h, token_nll, inspection);
 }
@@ -228,7 +227,7 @@ std::vector<float> Transformer::decode(Context& ctx, KeyValueCache& cache, const
   Context evaluation = ctx;
   evaluation.training = evaluation.gradients = false;
   const Batch batch = continuation(cache, tokens);
-  const BatchTensors tensors = impl_->upload_batch(evaluation, batch);
+  const BatchTensors tensors = upload(evaluation, batch, BatchLimits(impl_->config.model));
   SFFN_CHECK(cache.length() + batch.time <= cache.capacity(), "a cache of ", cache.capacity(), " tokens holds ",
              cache.length(), " and gets ", batch.time, " more");
   Residual h{.sum = impl_->embedding.forward(evaluation, tensors), .pending = {}};

@@ -4,6 +4,7 @@
 #include "core/params.h"
 #include "data/batch_source.h"
 #include "ffn/ffn.h"
+#include "model/batch_tensors.h"
 #include "model/key_value_cache.h"
 #include "nn/context.h"
 
@@ -32,6 +33,12 @@ struct LossSum {
   std::vector<double> extra_by_layer;
 };
 
+// Where a pass leaves its losses on the device.
+struct PassLosses {
+  Tensor nll;    // [1] f64 (c128 for c128): Σ of -log p over scored tokens
+  Tensor extra;  // [layers] acc: as LossSum::extra_by_layer
+};
+
 class Transformer {
  public:
   // Registers every parameter; memory comes with allocate().
@@ -52,6 +59,9 @@ class Transformer {
   // One micro-batch: gradients of loss_scale · Σ nll, and of B·T·loss_scale times its extra losses, accumulate into
   // params().all()[i].grad.
   LossSum forward_backward(Context& ctx, const Batch& batch, double loss_scale, Inspection* inspection = nullptr);
+  // The same of a batch that is on the device; nothing is read back unless there is an inspection.
+  void forward_backward(Context& ctx, const BatchTensors& batch, double loss_scale, const PassLosses& losses,
+                        Inspection* inspection = nullptr);
   // Per-token -log p [B·T] (0 where the target is -1), no gradients; ctx.training is ignored (evaluation mode).
   LossSum evaluate(Context& ctx, const Batch& batch, std::vector<float>* token_nll = nullptr,
                    Inspection* inspection = nullptr);

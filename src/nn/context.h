@@ -3,6 +3,7 @@
 #include "comm/communicator.h"
 #include "core/arena.h"
 #include "core/stream.h"
+#include "kernels/types.h"
 
 #include <cstdint>
 #include <vector>
@@ -35,7 +36,9 @@ struct Context {
   bool count_choices = false;  // layers add to their counters
   // Each layer adds its extra loss to its element of [layers] acc. Absent in a pass that is made again.
   Tensor extra_losses = {};
-  double extra_loss_scale = 0;                   // d(loss of the step) / d(extra loss of this micro-batch)
+  double extra_loss_scale = 0;  // d(loss of the step) / d(extra loss of this micro-batch)
+  // Where set, step and first sequence are read there when the work runs, and those above are not used.
+  const PassClock* clock = nullptr;
   std::vector<ChoiceRecord>* choices = nullptr;  // where set: records are appended, layer after layer
 };
 

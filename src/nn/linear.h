@@ -21,6 +21,8 @@ class Linear {
 
   // y [N, out] = x [N, in]·Wᵀ + b
   void forward(Context&, Tensor y, const Tensor& x) const;
+  // z [N, out] = x·Wᵀ + b, not kept where absent;  h = f(z), or h = f(gate) ⊙ z with a gate
+  void forward_activated(Context&, Tensor h, Tensor z, const Tensor& x, const Tensor& gate, Activation f) const;
   // dx [N, in] = dy·W, or += with kYes;  dW += dyᵀ·x;  db += Σ_n dy
   void backward(Context&, Tensor dx, const Tensor& dy, const Tensor& x, Accumulate to_dx = Accumulate::kNo) const;
 

@@ -4,36 +4,12 @@
 #include "kernels/ops.h"
 #include "train/counters.h"
 
-#include <chrono>
-#include <cmath>
+#include <algorithm>
+#include <numeric>
+#include <utility>
 
 namespace sffn {
 namespace {
-
-class Stopwatch {
- public:
-  // Milliseconds since construction or the last call.
-  double lap() {
-    const auto now = std::chrono::steady_clock::now();
-    const double ms = std::chrono::duration<double, std::milli>(now - last_).count();
-    last_ = now;
-    return ms;
-  }
-
- private:
-  std::chrono::steady_clock::time_point last_ = std::chrono::steady_clock::now();
-};
-
-// Of [micro-batch, layer] the mean over micro-batches, summed in the tree, so that it does not depend on ranks.
-std::vector<double> mean_over_leaves(const std::vector<double>& values, size_t leaves) {
-  const size_t layers = values.size() / leaves;
-  std::vector<double> means, of_layer(leaves);
-  for (size_t layer = 0; layer < layers; ++layer) {
-    for (size_t leaf = 0; leaf < leaves; ++leaf) of_layer[leaf] = values[leaf * layers + layer];
-    means.push_back(tree_sum(of_layer) / static_cast<double>(leaves));
-  }
-  return means;
-}
 
 std::vector<LeafRange> leaves_of_ranks(const Config& config, int ranks) {
   const int64_t leaves = config.micro_batches_per_step();
@@ -52,9 +28,13 @@ Engine::Engine(const Config& config, const Parallel& parallel, DeviceRuntime& ru
       parallel_(parallel),
       runtime_(runtime),
       stream_(runtime),
+      exchange_stream_(runtime),
       model_(config),
       saved_(runtime, "saved", arenas.saved),
-      scratch_(runtime, "scratch", arenas.scratch) {
+      scratch_(runtime, "scratch", arenas.scratch),
+      batch_(runtime, config.model, config.train.micro_batch, config.data.document_mask),
+      gradients_ready_(runtime),
+      exchange_done_(runtime) {
   model_.allocate(runtime);
   ParamStore& params = model_.params();
   const int rank = parallel.data->rank(), ranks = parallel.data->size();
@@ -72,7 +52,9 @@ Engine::Engine(const Config& config, const Parallel& parallel, DeviceRuntime& ru
   }
   optimizer_ = std::make_unique<AdamW>(config.optimizer, params, ranges_[rank], runtime);
 
-  tree_ = std::make_unique<SumTree>(leaves_of_ranks(config, ranks), config.train.deterministic);
+  // One gradient buffer on a device that records its work: every micro-batch writes to the same place.
+  const bool folds = config.train.deterministic && !runtime.is_asynchronous();
+  tree_ = std::make_unique<SumTree>(leaves_of_ranks(config, ranks), folds);
   const int64_t buffers = tree_->buffers(rank);
   const DType type = accumulate_type(params.dtype());
   gradients_ = Buffer(runtime, {buffers, params.flat_size()}, type);
@@ -80,6 +62,47 @@ Engine::Engine(const Config& config, const Parallel& parallel, DeviceRuntime& ru
   std::vector<Tensor> flat;
   for (int64_t i = 0; i < buffers; ++i) flat.push_back(all.slice(i, 1).view({params.flat_size()}));
   fold_ = std::make_unique<TreeFold>(*tree_, rank, std::move(flat));
+  open_books();
+}
+
+void Engine::open_books() {
+  const int ranks = parallel_.data->size(), rank = parallel_.data->rank();
+  for (int r = 0; r < ranks; ++r) {
+    leaf_counts_.push_back(tree_->share(r).last - tree_->share(r).first);
+    chunk_counts_.push_back(chunk_count(model_.params(), ranges_[static_cast<size_t>(r)]));
+  }
+  one_each_.assign(static_cast<size_t>(ranks), 1);
+  if (config_.parallel.zero == 0) chunk_counts_.assign(1, chunk_counts_[static_cast<size_t>(rank)]);
+  const auto total = [](const std::vector<int64_t>& counts) {
+    return std::accumulate(counts.begin(), counts.end(), int64_t{0});
+  };
+  const int64_t leaf = 1 + config_.model.layers, counted = counter_count(model_) + kFlags;
+  const int64_t leaves = total(leaf_counts_), chunks = total(chunk_counts_);
+  const int64_t reported = update::kCount + leaf + counted;
+  const int64_t numbers = reported + leaf + leaves * leaf + chunks + 1 + ranks * counted;
+  books_.memory = Buffer(runtime_, {numbers}, DType::kF64);
+  const Tensor all = books_.memory.tensor({numbers}, DType::kF64);
+  int64_t at = 0;
+  const auto take = [&](Shape shape) {
+    return all.slice(std::exchange(at, at + shape.numel()), shape.numel()).view(shape);
+  };
+  books_.report = all.slice(0, reported);
+  books_.numbers = take({update::kCount});
+  books_.sums = take({leaf});
+  books_.counted = take({counted});
+  books_.leaf = take({leaf});
+  books_.leaves = take({leaves, leaf});
+  books_.squares = take({chunks, 1});
+  books_.norm = take({1});
+  books_.ranks = take({ranks, counted});
+  const DType acc = accumulate_type(model_.params().dtype());
+  books_.extra_memory = Buffer(runtime_, {config_.model.layers}, acc);
+  books_.extra = books_.extra_memory.tensor({config_.model.layers}, acc);
+  for (int i = 0; i < depth(); ++i) {
+    records_.emplace_back(runtime_);
+    records_.back().given = HostBuffer(runtime_, (2 + kFlags) * sizeof(double));
+    records_.back().report = HostBuffer(runtime_, books_.report.bytes());
+  }
 }
 
 Measurement Engine::measure(const Config& config, int rank, int ranks) {
@@ -111,16 +134,49 @@ void Engine::initialise(const TokenCounts& token_counts) {
   optimizer_->adopt_values(stream_);
 }
 
-Context Engine::context(int64_t step, int64_t first_sequence) {
-  Context ctx{stream_, saved_, scratch_, parallel_, config_.train.seed, step, first_sequence, true};
+Context Engine::context() {
+  Context ctx{stream_, saved_, scratch_, parallel_};
+  ctx.seed = config_.train.seed;
+  ctx.clock = batch_.clock();
   ctx.count_choices = true;
   return ctx;
 }
 
-Engine::LeafLosses Engine::accumulate_gradients(int64_t step, const BatchOf& batch_of, const Progress& progress) {
+// This rank's rows of what all ranks fill together.
+Tensor Engine::own(const Tensor& of_all_ranks, std::span<const int64_t> counts) const {
+  if (counts.size() == 1) return of_all_ranks;
+  const auto rank = static_cast<size_t>(parallel_.data->rank());
+  return of_all_ranks.slice(std::accumulate(counts.begin(), counts.begin() + rank, int64_t{0}), counts[rank]);
+}
+
+void Engine::gather(const Tensor& all, std::span<const int64_t> counts) {
+  if (counts.size() > 1) parallel_.data->all_gather(stream_of_exchange(), all, own(all, counts), counts);
+}
+
+// Learning rate, number of the step and flags go to the device.
+void Engine::give(Record& record, int64_t step, double learning_rate, const Flags& flags) {
+  if (stream_.is_meta()) return;
+  auto* given = reinterpret_cast<double*>(record.given.data());
+  given[update::kLearningRate] = learning_rate;
+  given[update::kStep] = static_cast<double>(step);
+  std::copy(flags.begin(), flags.end(), given + 2);
+  const Tensor mine = own(books_.ranks, one_each_).view({books_.counted.numel()});
+  stream_.copy_to_device(books_.numbers.slice(0, 2), given);
+  stream_.copy_to_device(mine.slice(mine.numel() - kFlags, kFlags), given + 2);
+}
+
+// One micro-batch, from the ids on the device to its share of the gradient and the losses of its leaf.
+void Engine::micro_step() {
+  saved_.reset();
+  Context ctx = context();
   const double loss_scale = 1.0 / static_cast<double>(config_.train.tokens_per_step);
+  model_.forward_backward(ctx, batch_.tensors(), loss_scale, {books_.leaf.slice(0, 1), books_.extra});
+  ops::copy(stream_, books_.leaf.slice(1, config_.model.layers), books_.extra);
+}
+
+void Engine::accumulate_gradients(int64_t step, const BatchOf& batch_of, const Progress& progress) {
   const LeafRange leaves = tree_->share(parallel_.data->rank());
-  LeafLosses losses;
+  const Tensor mine = own(books_.leaves, leaf_counts_);
   fold_->start();
   clear_counters(model_, stream_);
   for (int64_t leaf = leaves.first; leaf < leaves.last; ++leaf) {
@@ -129,82 +185,117 @@ Engine::LeafLosses Engine::accumulate_gradients(int64_t step, const BatchOf& bat
     progress("data");
     const Batch batch = batch_of(first_sequence, config_.train.micro_batch);
     progress("forward and backward");
+    batch_.send(stream_, batch, {static_cast<int32_t>(step), static_cast<int32_t>(first_sequence)});
     model_.params().use_gradients(fold_->next(stream_));
-    saved_.reset();
-    Context ctx = context(step, first_sequence);
-    LossSum loss = model_.forward_backward(ctx, batch, loss_scale);
-    loss.extra_by_layer.resize(static_cast<size_t>(config_.model.layers));  // none on the meta device
-    losses.nll.push_back(loss.nll);
-    losses.extra.insert(losses.extra.end(), loss.extra_by_layer.begin(), loss.extra_by_layer.end());
+    micro_steps_.run(stream_, [&] { micro_step(); });
+    ops::copy(stream_, mine.slice(leaf - leaves.first, 1).view(books_.leaf.shape()), books_.leaf);
     fold_->push(stream_);
   }
-  return losses;
 }
 
-// This rank's range of the summed gradient, in the memory of its first partial sum.
-Tensor Engine::exchange_gradients() {
-  const NamedRange name(stream_, "gradient exchange");
+// The sum of all micro-batches' gradients comes to the ranks that update with it, and every rank gets the numbers of
+// the update. On a stream of its own.
+void Engine::exchange() {
+  Communicator& data = *parallel_.data;
+  collect_counters(model_, stream_, own(books_.ranks, one_each_).view({books_.counted.numel()}));
+  gradients_ready_.record(stream_);
+  gradients_ready_.hold(stream_of_exchange());
+  Stream& stream = stream_of_exchange();
   const std::vector<Tensor> partials = fold_->partials();
   const FlatRange range = optimizer_->range();
   const Tensor grad = partials[0].slice(range.offset, range.count);
-  tree_reduce_scatter(stream_, *parallel_.data, scratch_, *tree_, grad, partials, ranges_);
-  return grad;
+  tree_reduce_scatter(stream, data, scratch_, *tree_, grad, partials, ranges_);
+  chunk_square_sums(stream, own(books_.squares, chunk_counts_).view({chunk_count(model_.params(), range)}),
+                    model_.params(), range, grad);
+  gather(books_.leaves, leaf_counts_);
+  gather(books_.squares, chunk_counts_);
+  gather(books_.ranks, one_each_);
+  ops::tree_sum(stream, books_.sums, books_.leaves);
+  ops::tree_sum(stream, books_.norm, books_.squares);
+  ops::tree_sum(stream, books_.counted, books_.ranks);
+  ops::update_numbers(stream, books_.numbers, books_.sums, books_.norm,
+                      static_cast<double>(config_.train.tokens_per_step), static_cast<double>(books_.leaves.rows()),
+                      config_.optimizer.clip);
+  exchange_done_.record(stream);
+  exchange_done_.hold(stream_);
 }
 
-StepNumbers Engine::step(int64_t step, const BatchOf& batch_of, double learning_rate, const Progress& progress) {
-  StepNumbers numbers;
-  Stopwatch watch;
-  const LeafLosses mine = accumulate_gradients(step, batch_of, progress);
-  numbers.forward_backward_ms = watch.lap();
+void Engine::update() {
+  const FlatRange range = optimizer_->range();
+  optimizer_->update(stream_, fold_->partials()[0].slice(range.offset, range.count), books_.numbers);
+  int64_t at = 0;
+  for (FfnLayer* layer : model_.ffn_layers()) {
+    if (!layer->counters().defined()) continue;
+    const int64_t count = layer->counters().numel();
+    layer->after_step(stream_, books_.counted.slice(at, count), books_.numbers);
+    at += count;
+  }
+}
 
+void Engine::start(int64_t step, const BatchOf& batch_of, double learning_rate, const Flags& flags,
+                   const Progress& progress) {
+  SFFN_CHECK(started_ - finished_ < depth(), "a step is started while ", depth(), " are not finished");
+  Record& record = records_[static_cast<size_t>(started_ % depth())];
+  record.begin.record(stream_);
+  give(record, step, learning_rate, flags);
+  accumulate_gradients(step, batch_of, progress);
+  record.computed.record(stream_);
   progress(kGradientExchange);
-  Communicator& data = *parallel_.data;
-  const Tensor grad = exchange_gradients();
-  const std::vector<double> nll = data.gather_lists(mine.nll);
-  const std::vector<double> extra = mean_over_leaves(data.gather_lists(mine.extra), nll.size());
-  numbers.loss = tree_sum(nll) / static_cast<double>(config_.train.tokens_per_step);
-  for (const double layer : extra) numbers.loss += layer;
-  std::vector<double> squares = chunk_square_sums(stream_, scratch_, model_.params(), optimizer_->range(), grad);
-  if (config_.parallel.zero == 1) squares = data.gather_lists(squares);
-  numbers.gradient_norm = std::sqrt(tree_sum(squares));
-  numbers.finite = std::isfinite(numbers.loss) && std::isfinite(numbers.gradient_norm);
-  finish_layers(extra, numbers);
-  numbers.communication_ms = watch.lap();
-  if (!numbers.finite) return numbers;
-
+  {
+    const NamedRange name(stream_, "gradient exchange");
+    exchanges_.run(stream_, [&] { exchange(); });
+  }
+  record.exchanged.record(stream_);
   progress("optimizer");
-  const double clip = config_.optimizer.clip;
-  const double scale = clip > 0 && numbers.gradient_norm > clip ? clip / numbers.gradient_norm : 1.0;
   {
     const NamedRange name(stream_, "optimizer");
-    optimizer_->update(stream_, grad, learning_rate, scale, step);
+    updates_.run(stream_, [&] { update(); });
   }
-  numbers.optimizer_ms = watch.lap();
+  record.updated.record(stream_);
   progress(kWeightExchange);
-  if (config_.parallel.zero == 1) {
-    const NamedRange name(stream_, "weight exchange");
-    gather_values(stream_, data, model_.params(), ranges_);
-  }
-  numbers.communication_ms += watch.lap();
-  return numbers;
+  const NamedRange name(stream_, "weight exchange");
+  if (config_.parallel.zero == 1) gather_values(stream_, *parallel_.data, model_.params(), ranges_);
+  if (!stream_.is_meta()) stream_.copy_to_host(record.report.data(), books_.report);
+  record.done.record(stream_);
+  ++started_;
 }
 
-void Engine::finish_layers(const std::vector<double>& extra_losses, StepNumbers& numbers) {
-  const std::vector<std::vector<double>> counts = gather_counters(model_, stream_, *parallel_.data);
+StepNumbers Engine::finish() {
+  SFFN_CHECK(finished_ < started_, "no step is left to finish");
+  const Record& record = records_[static_cast<size_t>(finished_++ % depth())];
+  record.done.wait();
+  StepNumbers numbers;
+  if (stream_.is_meta()) return numbers;
+  numbers.forward_backward_ms = record.computed.milliseconds_since(record.begin);
+  numbers.communication_ms =
+      record.exchanged.milliseconds_since(record.computed) + record.done.milliseconds_since(record.updated);
+  numbers.optimizer_ms = record.updated.milliseconds_since(record.exchanged);
+  const auto* report = reinterpret_cast<const double*>(record.report.data());
+  numbers.loss = report[update::kLoss];
+  numbers.gradient_norm = report[update::kNorm];
+  numbers.finite = report[update::kApplied] != 0;
+  const double* extra = report + update::kCount + 1;
+  const double* counted = extra + config_.model.layers;
+  const std::vector<std::vector<double>> counts = split_counters(model_, counted);
   numbers.block_load = block_load(model_, counts);
   for (size_t i = 0; i < counts.size(); ++i) {
     if (counts[i].empty()) continue;
-    FfnLayer& layer = *model_.ffn_layers()[i];
-    Json statistics = layer.statistics(counts[i]);
-    statistics["balance_loss"] = extra_losses[i];
+    Json statistics = model_.ffn_layers()[i]->statistics(counts[i]);
+    statistics["balance_loss"] = extra[i] / static_cast<double>(books_.leaves.rows());
     numbers.ffn[cat(i)] = std::move(statistics);
-    if (numbers.finite) layer.after_step(stream_, counts[i]);
   }
+  numbers.flags.assign(counted + counter_count(model_), counted + counter_count(model_) + kFlags);
+  return numbers;
+}
+
+StepNumbers Engine::step(int64_t step, const BatchOf& batch_of, double learning_rate, const Progress& progress) {
+  start(step, batch_of, learning_rate, Flags{}, progress);
+  return finish();
 }
 
 std::vector<float> Engine::evaluate(const Batch& batch) {
   saved_.reset();
-  Context ctx = context(0, 0);
+  Context ctx = context();
   ctx.training = ctx.count_choices = false;
   std::vector<float> token_nll;
   model_.evaluate(ctx, batch, stream_.is_meta() ? nullptr : &token_nll);
@@ -248,9 +339,13 @@ std::vector<std::pair<std::string, size_t>> Engine::memory() const {
 }
 
 std::vector<std::pair<std::string, size_t>> Engine::memory_with(ArenaSizes arenas) const {
-  return {{"parameters", model_.params().bytes()}, {"constants", model_.constant_bytes()},
-          {"gradients", gradients_.bytes()},       {"optimizer", optimizer_->bytes()},
-          {"activations", arenas.saved},           {"scratch", arenas.scratch}};
+  return {{"parameters", model_.params().bytes()},
+          {"constants", model_.constant_bytes()},
+          {"gradients", gradients_.bytes()},
+          {"optimizer", optimizer_->bytes()},
+          {"activations", arenas.saved},
+          {"scratch", arenas.scratch},
+          {"batch and report", batch_.bytes() + books_.memory.bytes() + books_.extra_memory.bytes()}};
 }
 
 size_t Engine::memory_bytes() const {

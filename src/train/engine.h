@@ -6,13 +6,16 @@
 #include "core/arena.h"
 #include "core/json.h"
 #include "data/batch_source.h"
+#include "model/batch_tensors.h"
 #include "model/transformer.h"
 #include "nn/context.h"
 #include "train/optimizer.h"
 
+#include <array>
 #include <cstdint>
 #include <functional>
 #include <memory>
+#include <span>
 #include <string>
 #include <string_view>
 #include <utility>
@@ -39,6 +42,7 @@ struct StepNumbers {
   double forward_backward_ms = 0, communication_ms = 0, optimizer_ms = 0;
   Json ffn = Json::object();  // "LAYER": what the layer counted, and balance_loss; layers that count nothing are absent
   Json block_load = Json::object();  // "LAYER": choices of each block in this step
+  std::vector<double> flags;         // those of all ranks, summed
 };
 
 class Engine {
@@ -47,6 +51,9 @@ class Engine {
   using BatchOf = std::function<Batch(int64_t first, int64_t count)>;
   // Called as the step goes on, with the phase that begins: for heartbeats.
   using Progress = std::function<void(std::string_view phase)>;
+  // What each rank may say with a step, Σ over the ranks of which comes back with its numbers.
+  static constexpr int64_t kFlags = 8;
+  using Flags = std::array<double, kFlags>;
   // The phases in which ranks wait for one another.
   static constexpr std::string_view kGradientExchange = "gradient exchange", kWeightExchange = "weight exchange";
 
@@ -58,8 +65,14 @@ class Engine {
 
   // Weights by seed and name, moments zero; token_counts as in Transformer::initialise.
   void initialise(const TokenCounts& token_counts = no_token_counts);
-  // Update number `step` (from 1). Collective over the data ranks; loss, norm and weights do not depend on their
-  // number.
+  // Update number `step` (from 1), from micro-batches to weights, put on the device's queue: nothing of it is read
+  // here. Collective over the data ranks; loss, norm and weights do not depend on their number.
+  void start(int64_t step, const BatchOf& batch_of, double learning_rate, const Flags& flags, const Progress& progress);
+  // Waits for the oldest step that was started and not finished.
+  StepNumbers finish();
+  // How many steps may be started before one is finished: 2 where the device works on its own, else 1.
+  int depth() const { return runtime_.is_asynchronous() ? 2 : 1; }
+  // start and finish
   StepNumbers step(int64_t step, const BatchOf& batch_of, double learning_rate, const Progress& progress);
   // Forward only, in evaluation mode: -log p of each token [B·T].
   std::vector<float> evaluate(const Batch& batch);
@@ -79,21 +92,46 @@ class Engine {
   size_t memory_bytes() const;
 
  private:
-  // Of this rank's micro-batches.
-  struct LeafLosses {
-    std::vector<double> nll;
-    std::vector<double> extra;  // [micro-batch, layer]
+  // Numbers of a step on the device, all f64 in one buffer. Legend: M leaves, L layers, C chunks, K counters, F flags,
+  // R ranks.
+  struct Books {
+    Tensor report;   // numbers, sums, counters, flags: what the host reads
+    Tensor numbers;  // [update::kCount]
+    Tensor sums;     // [1 + L] of the leaves
+    Tensor counted;  // [K + F] of all ranks
+    Tensor leaf;     // [1 + L] of the micro-batch at hand: Σ -log p, extra losses
+    Tensor leaves;   // [M, 1 + L]
+    Tensor squares;  // [C, 1]
+    Tensor norm;     // [1]
+    Tensor ranks;    // [R, K + F]
+    Tensor extra;    // [L] acc, of the micro-batch at hand
+    Buffer memory, extra_memory;
   };
-  LeafLosses accumulate_gradients(int64_t step, const BatchOf& batch_of, const Progress& progress);
-  Tensor exchange_gradients();
-  void finish_layers(const std::vector<double>& extra_losses, StepNumbers& numbers);
+  // The host's side of one step that was started.
+  struct Record {
+    explicit Record(DeviceRuntime& runtime)
+        : begin(runtime), computed(runtime), exchanged(runtime), updated(runtime), done(runtime) {}
+    HostBuffer given, report;
+    Event begin, computed, exchanged, updated, done;
+  };
+
+  void open_books();
+  Tensor own(const Tensor& of_all_ranks, std::span<const int64_t> counts) const;
+  void give(Record& record, int64_t step, double learning_rate, const Flags& flags);
+  void accumulate_gradients(int64_t step, const BatchOf& batch_of, const Progress& progress);
+  void micro_step();
+  void exchange();
+  // A profile is of one stream.
+  Stream& stream_of_exchange() { return stream_.is_profiled() ? stream_ : exchange_stream_; }
+  void gather(const Tensor& all, std::span<const int64_t> counts);
+  void update();
   std::vector<std::pair<std::string, size_t>> memory_with(ArenaSizes arenas) const;
-  Context context(int64_t step, int64_t first_sequence);
+  Context context();
 
   const Config config_;
   const Parallel parallel_;
   DeviceRuntime& runtime_;
-  Stream stream_;
+  Stream stream_, exchange_stream_;
   Transformer model_;
   std::vector<FlatRange> ranges_;  // per data rank: the flat indices it updates
   Buffer gradients_;
@@ -101,6 +139,13 @@ class Engine {
   std::unique_ptr<TreeFold> fold_;
   std::unique_ptr<AdamW> optimizer_;
   Arena saved_, scratch_;
+  BatchUpload batch_;
+  std::vector<int64_t> leaf_counts_, chunk_counts_, one_each_;  // rows of each rank in the books
+  Books books_;
+  Event gradients_ready_, exchange_done_;
+  Replay micro_steps_, exchanges_, updates_;
+  std::vector<Record> records_;  // used in turn
+  int64_t started_ = 0, finished_ = 0;
 };
 
 }  // namespace sffn

@@ -3,6 +3,7 @@
 #include "comm/agree.h"
 #include "data/corpus.h"
 #include "model/memory_plan.h"
+#include "train/memory_check.h"
 #include "train/state.h"
 
 #include <algorithm>
@@ -23,7 +24,12 @@ InferenceModel::InferenceModel(Communicator& comm, DeviceRuntime& runtime, const
       throw UsageError("--context",
                        cat(time_, " is beyond the ", config_.model.context, " positions of ", found_.folder));
     }
-    const PassPlan plan = measure_memory(config_, batch_, time_).evaluate;
+    const MemoryPlan memory = measure_memory(config_, batch_, time_);
+    const PassPlan& plan = memory.evaluate;
+    require_memory(runtime.device(), memory.parameters + memory.constants + plan.saved + plan.scratch, [&] {
+      return cat(plan.saved + plan.scratch, " of them for ", batch_, " rows of ", time_,
+                 " tokens: a smaller --batch or --context needs less");
+    });
     saved_ = std::make_unique<Arena>(runtime, "saved", plan.saved);
     scratch_ = std::make_unique<Arena>(runtime, "scratch", plan.scratch);
     model_ = std::make_unique<Transformer>(config_);

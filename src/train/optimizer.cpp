@@ -1,6 +1,5 @@
 #include "train/optimizer.h"
 
-#include "core/arena.h"
 #include "kernels/ops.h"
 
 #include <algorithm>
@@ -9,6 +8,10 @@ namespace sffn {
 namespace {
 
 int64_t end_of(const FlatRange& range) { return range.offset + range.count; }
+
+bool begins_within(const ParamChunk& chunk, const FlatRange& range) {
+  return chunk.offset >= range.offset && chunk.offset < end_of(range);
+}
 
 }  // namespace
 
@@ -69,30 +72,28 @@ void AdamW::adopt_values(Stream& stream) {
   }
 }
 
-void AdamW::update(Stream& stream, const Tensor& grad, double learning_rate, double gradient_scale, int64_t step) {
+void AdamW::update(Stream& stream, const Tensor& grad, const Tensor& numbers) {
   for (const Piece& piece : pieces_) {
-    AdamWStep s;
-    s.learning_rate = learning_rate;
-    s.beta1 = config_.beta1;
-    s.beta2 = config_.beta2;
-    s.eps = config_.eps;
-    s.weight_decay = piece.param->spec.decay() ? config_.weight_decay : 0;
-    s.step = step;
-    s.gradient_scale = gradient_scale;
+    const AdamWOptions options{.beta1 = config_.beta1,
+                               .beta2 = config_.beta2,
+                               .eps = config_.eps,
+                               .weight_decay = piece.param->spec.decay() ? config_.weight_decay : 0};
     const Tensor g = grad.slice(piece.param->offset + piece.begin - range_.offset, piece.end - piece.begin);
-    ops::adamw(stream, piece.master, piece.rounded, piece.m, piece.v, g, s);
+    ops::adamw(stream, piece.master, piece.rounded, piece.m, piece.v, g, numbers, options);
   }
 }
 
-std::vector<double> chunk_square_sums(Stream& stream, Arena& scratch, const ParamStore& params, FlatRange range,
-                                      const Tensor& grad) {
-  ArenaScope scope(scratch);
+int64_t chunk_count(const ParamStore& params, FlatRange range) {
+  return std::count_if(params.chunks().begin(), params.chunks().end(),
+                       [&](const ParamChunk& chunk) { return begins_within(chunk, range); });
+}
+
+void chunk_square_sums(Stream& stream, Tensor sums, const ParamStore& params, FlatRange range, const Tensor& grad) {
   std::vector<const ParamChunk*> mine;
   for (const ParamChunk& chunk : params.chunks()) {
-    if (chunk.offset >= range.offset && chunk.offset < end_of(range)) mine.push_back(&chunk);
+    if (begins_within(chunk, range)) mine.push_back(&chunk);
   }
   const int64_t count = static_cast<int64_t>(mine.size());
-  Tensor sums = scratch.allocate({count}, DType::kF64, "chunk square sums");
   for (int64_t i = 0; i < count;) {  // the chunks of one parameter are neighbours
     int64_t next = i, elements = 0;
     while (next < count && mine[next]->param == mine[i]->param) elements += mine[next++]->count;
@@ -100,11 +101,6 @@ std::vector<double> chunk_square_sums(Stream& stream, Arena& scratch, const Para
                         ParamStore::kChunk);
     i = next;
   }
-  std::vector<double> host(count);
-  if (stream.is_meta()) return host;
-  stream.copy_to_host(host.data(), sums);
-  stream.synchronize();
-  return host;
 }
 
 void gather_values(Stream& stream, Communicator& data, ParamStore& params, const std::vector<FlatRange>& ranges) {

@@ -24,8 +24,8 @@ class AdamW {
 
   const FlatRange& range() const { return range_; }
   void adopt_values(Stream& stream);
-  // `grad` [range().count] of the accumulate type holds the range's gradients. `step` counts updates from 1.
-  void update(Stream& stream, const Tensor& grad, double learning_rate, double gradient_scale, int64_t step);
+  // `grad` [range().count] of the accumulate type holds the range's gradients. numbers: ops::adamw.
+  void update(Stream& stream, const Tensor& grad, const Tensor& numbers);
 
   // A parameter's share of the range. The tensors are flat views [end - begin] of fp32 (f64 in tests) on the device.
   struct Piece {
@@ -44,9 +44,10 @@ class AdamW {
   std::vector<Piece> pieces_;
 };
 
-// Σ g² of each chunk within `range`, in flat order; grad [range.count]. Needs scratch of chunks doubles.
-std::vector<double> chunk_square_sums(Stream& stream, Arena& scratch, const ParamStore& params, FlatRange range,
-                                      const Tensor& grad);
+// How many chunks begin within the range.
+int64_t chunk_count(const ParamStore& params, FlatRange range);
+// sums [chunk_count] f64 = Σ g² of each of them, in flat order; grad [range.count].
+void chunk_square_sums(Stream& stream, Tensor sums, const ParamStore& params, FlatRange range, const Tensor& grad);
 
 // After an update every rank receives the other ranks' values. Collective.
 void gather_values(Stream& stream, Communicator& data, ParamStore& params, const std::vector<FlatRange>& ranges);

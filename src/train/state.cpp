@@ -13,8 +13,8 @@ void add_states(ParamStore& params, HostMirror& host, std::vector<Piece>& pieces
     if (!state.spec.saved) continue;
     SFFN_CHECK(size_of(state.value.dtype()) == Piece::kElementBytes, state.spec.name, ": state of ",
                name_of(state.value.dtype()), " has no form in files");
-    pieces.push_back({state.spec.name, state.spec.shape, 0, state.spec.shape.numel(), host.add(state.value),
-                      state.value.dtype()});
+    pieces.push_back(
+        {state.spec.name, state.spec.shape, 0, state.spec.shape.numel(), host.add(state.value), state.value.dtype()});
   }
 }
 

@@ -15,12 +15,14 @@
 #include "train/device_peaks.h"
 #include "train/engine.h"
 #include "train/evaluate.h"
+#include "train/memory_check.h"
 #include "train/schedule.h"
 #include "train/state.h"
 #include "train/training_data.h"
 
 #include <chrono>
 #include <filesystem>
+#include <utility>
 
 namespace sffn {
 namespace {
@@ -94,7 +96,12 @@ class Run {
   void build();
   void make_hooks();
   void check_resume() const;
-  void one_step();
+  // What this rank was asked by signals, for the other ranks, and what any rank was asked.
+  static Engine::Flags take_requests();
+  void hear_requests(const StepNumbers& numbers);
+  void start_step();
+  void finish_step();
+  bool at_stop(int64_t step) const;  // something is to be done between this step and the next
   void report(const StepNumbers& numbers, double step_ms);
   bool evaluate();  // false: ended early by a stop request
   void save(bool last);
@@ -127,8 +134,11 @@ class Run {
   std::unique_ptr<CheckpointWriter> writer_;
   std::vector<std::unique_ptr<Hook>> hooks_;
   double train_flops_per_token_ = 0;
-  int64_t step_ = 0;  // updates done
+  int64_t step_ = 0;     // updates done
+  int64_t started_ = 0;  // updates that the device was given
+  Clock::time_point finished_at_;
   int stop_signal_ = 0;
+  bool save_asked_ = false;
 };
 
 void Run::open_data() {
@@ -183,7 +193,7 @@ void Run::find_start() {
 void Run::build() {
   const Parallel parallel{&world_, &world_, alone_.get()};
   together(world_, [&] {
-    const Measurement plan = Engine::measure(config_, world_.rank(), world_.size());
+    const Measurement plan = measure_for(runtime_, config_, world_.rank(), world_.size());
     engine_ = std::make_unique<Engine>(config_, parallel, runtime_, plan.arenas);
   });
   const FlopCount flops = count_flops(config_.model);
@@ -244,17 +254,41 @@ void Run::report(const StepNumbers& numbers, double step_ms) {
   on_hooks([&](Hook& hook) { hook.after_step(r); });
 }
 
-void Run::one_step() {
-  const Clock::time_point start = Clock::now();
-  const int64_t step = step_ + 1;
+Engine::Flags Run::take_requests() {
+  static_assert(signals::kStopSignals.size() < Engine::kFlags);
+  Engine::Flags flags{};
+  flags[0] = signals::take_save_request() ? 1 : 0;
+  for (size_t i = 0; i < signals::kStopSignals.size(); ++i) {
+    flags[1 + i] = signals::stop_signal() == signals::kStopSignals[i] ? 1 : 0;
+  }
+  return flags;
+}
+
+void Run::hear_requests(const StepNumbers& numbers) {
+  save_asked_ |= numbers.flags[0] > 0;
+  for (size_t i = 0; i < signals::kStopSignals.size(); ++i) {
+    if (numbers.flags[1 + i] > 0) stop_signal_ = signals::kStopSignals[i];
+  }
+}
+
+void Run::start_step() {
+  if (started_ == step_) finished_at_ = Clock::now();  // else the device has been at work since the last one
+  const int64_t step = started_ + 1;
   int64_t item = 0;
   const auto batch_of = [&](int64_t first, int64_t count) { return data_->sequences(step - 1, first, count); };
   const auto progress = [&](std::string_view phase) {
     beat_({step, phase, ++item, phase == Engine::kGradientExchange || phase == Engine::kWeightExchange});
     fault_point(phase, step);
   };
-  const StepNumbers numbers =
-      engine_->step(step, batch_of, learning_rate(config_.optimizer, config_.train.steps, step), progress);
+  engine_->start(step, batch_of, learning_rate(config_.optimizer, config_.train.steps, step), take_requests(),
+                 progress);
+  started_ = step;
+}
+
+void Run::finish_step() {
+  const int64_t step = step_ + 1;
+  beat_({step, "finish", 0, true});
+  const StepNumbers numbers = engine_->finish();
   if (!numbers.finite) {
     throw AgreedError(ExitCode::kRunFailed,
                       cat("step ", step, ": the loss is ", numbers.loss, " and the gradient norm ",
@@ -262,7 +296,16 @@ void Run::one_step() {
                           ": resume with a lower learning rate or other data"));
   }
   step_ = step;
-  report(numbers, milliseconds_since(start));
+  const double step_ms = milliseconds_since(finished_at_);
+  finished_at_ = Clock::now();
+  hear_requests(numbers);
+  report(numbers, step_ms);
+}
+
+bool Run::at_stop(int64_t step) const {
+  const auto due = [&](int64_t every) { return every > 0 && step % every == 0; };
+  return step == config_.train.steps || due(config_.evaluation.every) || due(config_.checkpoint.every) ||
+         config_.log.state_hash || stop_signal_ != 0 || save_asked_;
 }
 
 bool Run::stop_asked() {
@@ -329,12 +372,15 @@ RunEnd Run::run_steps() {
   };
   if (step_ == 0 || started_elsewhere()) save(false);
   if (step_ == config_.train.steps) log::info("all ", step_, " steps were done before");
+  started_ = step_;
   while (step_ < config_.train.steps) {
-    one_step();
-    if (stop_asked()) return stop();
+    start_step();
+    while (started_ > step_ && (at_stop(started_) || started_ - step_ == engine_->depth())) finish_step();
+    if (started_ > step_ || !at_stop(step_)) continue;
+    if (stop_signal_ != 0) return stop();
     const bool last = step_ == config_.train.steps;
     if ((last || due(config_.evaluation.every)) && !evaluate() && stop_asked()) return stop();
-    const bool asked = world_.max_value(static_cast<int>(signals::take_save_request())) != 0;
+    const bool asked = std::exchange(save_asked_, false);
     if (last || asked || due(config_.checkpoint.every)) save(last);
     if (stop_asked()) return stop();
   }

@@ -28,10 +28,9 @@ struct Position {
 };
 using Beat = std::function<void(const Position&)>;
 
-// Trains `config` to its last step on the runtime's device. Collective. Stops early, after a save, when a signal asked for it on any rank.
-// Returns how the run ended: "done" or "signal". Errors of the configuration, of data or checkpoints, and losses that
-// are not finite are AgreedErrors: all ranks throw them alike.
-RunEnd train(Config config, const TrainOptions& options, Communicator& world, DeviceRuntime& runtime,
-             const Beat& beat);
+// Trains `config` to its last step on the runtime's device. Collective. Stops early, after a save, when a signal asked
+// for it on any rank. Returns how the run ended: "done" or "signal". Errors of the configuration, of data or
+// checkpoints, and losses that are not finite are AgreedErrors: all ranks throw them alike.
+RunEnd train(Config config, const TrainOptions& options, Communicator& world, DeviceRuntime& runtime, const Beat& beat);
 
 }  // namespace sffn

@@ -16,15 +16,26 @@ using Counts = std::vector<int64_t>;
 // Element `index` of what rank `from` has for rank `to`; small integers, exact in every type.
 float value_of(int from, int to, int64_t index) { return static_cast<float>((from * 8 + to + index * 7) % 251); }
 
+// Rows on the stream's device, and the values that the host puts there and gets back.
 template <class T>
 struct Rows {
-  explicit Rows(int64_t rows) : buffer(cpu_runtime(), {rows, kColumns}, DTypeOf<T>::value) {
-    tensor = buffer.tensor({rows, kColumns}, DTypeOf<T>::value);
-    std::fill_n(tensor.template data<T>(), tensor.numel(), static_cast<T>(-1.0f));
+  Rows(Stream& on, int64_t rows)
+      : buffer(on.runtime(), {rows, kColumns}, DTypeOf<T>::value),
+        tensor(buffer.tensor({rows, kColumns}, DTypeOf<T>::value)),
+        host(static_cast<size_t>(rows * kColumns), static_cast<T>(-1.0f)),
+        stream(on) {
+    put();
   }
-  T* data() const { return tensor.template data<T>(); }
+  void put() { stream.copy_to_device(tensor, host.data()); }
+  T* values() {
+    stream.copy_to_host(host.data(), tensor);
+    stream.synchronize();
+    return host.data();
+  }
   Buffer buffer;
   Tensor tensor;
+  std::vector<T> host;
+  Stream& stream;
 };
 
 template <class T>
@@ -46,16 +57,19 @@ void check_all_gather_of(Communicator& comm, Stream& stream, int variant, bool i
   const Counts counts = counts_of(variant, comm.size());
   const int64_t before = sum(Counts(counts.begin(), counts.begin() + comm.rank()));
   const int64_t own = counts[static_cast<size_t>(comm.rank())];
-  Rows<T> all(sum(counts)), apart(own);
+  Rows<T> all(stream, sum(counts)), apart(stream, own);
   const Tensor mine = in_place ? all.tensor.slice(before, own) : apart.tensor;
+  T* const given = in_place ? all.host.data() + before * kColumns : apart.host.data();
   for (int64_t i = 0; i < mine.numel(); ++i) {
-    mine.data<T>()[i] = static_cast<T>(value_of(comm.rank(), 0, before * kColumns + i));
+    given[i] = static_cast<T>(value_of(comm.rank(), 0, before * kColumns + i));
   }
+  in_place ? all.put() : apart.put();
   comm.all_gather(stream, all.tensor, mine, counts);
+  const T* found = all.values();
   int64_t index = 0;
   for (int r = 0; r < comm.size(); ++r) {
     for (int64_t i = 0; i < counts[static_cast<size_t>(r)] * kColumns; ++i, ++index) {
-      expect(all.data()[index], value_of(r, 0, index), "all_gather", comm.rank(), index);
+      expect(found[index], value_of(r, 0, index), "all_gather", comm.rank(), index);
     }
   }
 }
@@ -71,15 +85,16 @@ void check_all_to_all_of(Communicator& comm, Stream& stream, int variant) {
   Counts send_counts, recv_counts;
   for (int r = 0; r < ranks; ++r) send_counts.push_back(rows_between(rank, r, variant, ranks));
   for (int r = 0; r < ranks; ++r) recv_counts.push_back(rows_between(r, rank, variant, ranks));
-  Rows<T> send(sum(send_counts)), recv(sum(recv_counts));
-  T* next = send.data();
+  Rows<T> send(stream, sum(send_counts)), recv(stream, sum(recv_counts));
+  T* next = send.host.data();
   for (int r = 0; r < ranks; ++r) {
     for (int64_t i = 0; i < send_counts[static_cast<size_t>(r)] * kColumns; ++i) {
       *next++ = static_cast<T>(value_of(rank, r, i));
     }
   }
+  send.put();
   comm.all_to_all(stream, recv.tensor, recv_counts, send.tensor, send_counts);
-  const T* found = recv.data();
+  const T* found = recv.values();
   for (int r = 0; r < ranks; ++r) {
     for (int64_t i = 0; i < recv_counts[static_cast<size_t>(r)] * kColumns; ++i) {
       expect(*found++, value_of(r, rank, i), "all_to_all", rank, i);
@@ -91,19 +106,23 @@ template <class T>
 void check_broadcast_of(Communicator& comm, Stream& stream) {
   for (int root = 0; root < comm.size(); ++root) {
     for (const int64_t rows : {0, 1, 33}) {
-      Rows<T> data(rows);
-      for (int64_t i = 0; i < rows * kColumns; ++i) data.data()[i] = static_cast<T>(value_of(comm.rank(), 1, i));
-      comm.broadcast(stream, data.tensor, root);
+      Rows<T> data(stream, rows);
       for (int64_t i = 0; i < rows * kColumns; ++i) {
-        expect(data.data()[i], value_of(root, 1, i), "broadcast", comm.rank(), i);
+        data.host[static_cast<size_t>(i)] = static_cast<T>(value_of(comm.rank(), 1, i));
+      }
+      data.put();
+      comm.broadcast(stream, data.tensor, root);
+      const T* found = data.values();
+      for (int64_t i = 0; i < rows * kColumns; ++i) {
+        expect(found[i], value_of(root, 1, i), "broadcast", comm.rank(), i);
       }
     }
   }
 }
 
 template <class T>
-void check_tensors(Communicator& comm) {
-  Stream stream(cpu_runtime());
+void check_tensors(Communicator& comm, DeviceRuntime& runtime) {
+  Stream stream(runtime);
   for (int variant = 0; variant < 4; ++variant) {
     check_all_gather_of<T>(comm, stream, variant, false);
     check_all_gather_of<T>(comm, stream, variant, true);
@@ -134,7 +153,7 @@ void check_values(Communicator& comm) {
 }
 
 // Ranks in groups of equal parity, in reversed order; then each group in pairs.
-void check_split(Communicator& comm) {
+void check_split(Communicator& comm, DeviceRuntime& runtime) {
   const auto half = comm.split(comm.rank() % 2 == 0 ? -7 : 1000, -comm.rank());
   const int expected_size = (comm.size() + 1 - comm.rank() % 2) / 2;
   SFFN_CHECK(half->size() == expected_size, "split: ", half->size(), " ranks, expected ", expected_size);
@@ -145,7 +164,7 @@ void check_split(Communicator& comm) {
   }
   const auto pair = half->split(half->rank() / 2, 0);
   SFFN_CHECK(pair->rank() == half->rank() % 2, "equal keys do not keep the order of ranks");
-  check_tensors<float>(*half);
+  check_tensors<float>(*half, runtime);
   check_values(*pair);
 }
 
@@ -174,10 +193,10 @@ void expect_error(const char* what, Call&& call) {
 }
 
 // Refused before anything moves, on every rank alike.
-void check_bad_arguments(Communicator& comm) {
-  Stream stream(cpu_runtime());
-  Rows<float> a(comm.size()), b(comm.size()), more(comm.size() + 1);
-  Rows<double> wide(comm.size());
+void check_bad_arguments(Communicator& comm, DeviceRuntime& runtime) {
+  Stream stream(runtime);
+  Rows<float> a(stream, comm.size()), b(stream, comm.size()), more(stream, comm.size() + 1);
+  Rows<double> wide(stream, comm.size());
   Counts ones(static_cast<size_t>(comm.size()), 1), negative = ones;
   negative[0] = -1;
   expect_error("a sum of counts beyond the tensor",
@@ -195,14 +214,14 @@ void check_bad_arguments(Communicator& comm) {
 
 }  // namespace
 
-void check_conformance(Communicator& comm) {
-  check_tensors<float>(comm);
-  check_tensors<bfloat16>(comm);
-  check_tensors<double>(comm);
+void check_conformance(Communicator& comm, DeviceRuntime& runtime) {
+  check_tensors<float>(comm, runtime);
+  check_tensors<bfloat16>(comm, runtime);
+  check_tensors<double>(comm, runtime);
   check_values(comm);
-  check_split(comm);
+  check_split(comm, runtime);
   check_meta(comm);
-  check_bad_arguments(comm);
+  check_bad_arguments(comm, runtime);
 }
 
 }  // namespace sffn::test

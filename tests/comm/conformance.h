@@ -6,6 +6,7 @@
 
 namespace sffn::test {
 
-void check_conformance(Communicator& comm);
+// Tensors are on the runtime's device.
+void check_conformance(Communicator& comm, DeviceRuntime& runtime = cpu_runtime());
 
 }  // namespace sffn::test

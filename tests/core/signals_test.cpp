@@ -73,7 +73,8 @@ TEST_CASE("signals are named as in the log", "[signals]") {
   CHECK(signals::name(SIGWINCH).find("signal ") == 0);
 }
 
-// Kills: a handler on the stack of the interrupted thread, whose stack pointer generated code may use for something else.
+// Kills: a handler on the stack of the interrupted thread, whose stack pointer generated code may use for something
+// else.
 TEST_CASE("signal handlers run on a stack of their own", "[signals]") {
   CHECK(code_of([] {
           stack_t stack = {};

@@ -3,6 +3,9 @@
 
 #include "ffn/method_model.h"
 #include "kernels/cuda/runtime.h"
+#include "nn/host_values.h"
+
+#include <cmath>
 
 using namespace sffn;
 using namespace sffn::test;
@@ -18,39 +21,71 @@ Config training_of(const FfnMethod& method, Precision precision) {
   return config;
 }
 
-std::vector<double> losses_of(const Config& config, DeviceRuntime& runtime, int64_t steps) {
-  const auto alone = make_self_communicator();
-  Engine engine(config, {alone.get(), alone.get(), alone.get()}, runtime, Engine::measure(config, 0, 1).arenas);
-  engine.initialise([&] { return std::vector<double>(static_cast<size_t>(config.model.vocab_size), 1); });
-  std::vector<double> losses;
-  for (int64_t step = 1; step <= steps; ++step) {
-    const auto batch_of = [&](int64_t first, int64_t count) {
-      const Batch all = random_batch(4, config.model.context, config.model.vocab_size, 3);
-      Batch part = make_batch(count, all.time);
-      std::copy_n(all.inputs.begin() + first * all.time, count * all.time, part.inputs.begin());
-      std::copy_n(all.targets.begin() + first * all.time, count * all.time, part.targets.begin());
-      return part;
-    };
-    losses.push_back(engine.step(step, batch_of, 1e-2, [](std::string_view) {}).loss);
+// One of two batches, so that ids of the step before are other ids; two learn more quickly than many.
+Batch batch_of_step(const Config& config, int64_t step, int64_t first, int64_t count) {
+  const Batch all = random_batch(4, config.model.context, config.model.vocab_size, 3 + static_cast<uint64_t>(step % 2));
+  Batch part = make_batch(count, all.time);
+  std::copy_n(all.inputs.begin() + first * all.time, count * all.time, part.inputs.begin());
+  std::copy_n(all.targets.begin() + first * all.time, count * all.time, part.targets.begin());
+  return part;
+}
+
+struct OneRank {
+  std::unique_ptr<Communicator> alone = make_self_communicator();
+  Engine engine;
+
+  OneRank(const Config& config, DeviceRuntime& runtime)
+      : engine(config, {alone.get(), alone.get(), alone.get()}, runtime, Engine::measure(config, 0, 1).arenas) {
+    engine.initialise([&] { return std::vector<double>(static_cast<size_t>(config.model.vocab_size), 1); });
   }
-  return losses;
+  void start(int64_t step, double learning_rate = 1e-2) {
+    const auto batch_of = [&](int64_t first, int64_t count) {
+      return batch_of_step(engine.config(), step, first, count);
+    };
+    engine.start(step, batch_of, learning_rate, {}, [](std::string_view) {});
+  }
+};
+
+// As many steps under way as the device allows.
+std::vector<StepNumbers> run(const Config& config, DeviceRuntime& runtime, int64_t steps) {
+  OneRank rank(config, runtime);
+  std::vector<StepNumbers> finished;
+  int64_t started = 0;
+  while (static_cast<int64_t>(finished.size()) < steps) {
+    while (started < steps && started - static_cast<int64_t>(finished.size()) < rank.engine.depth()) {
+      rank.start(++started);
+    }
+    finished.push_back(rank.engine.finish());
+  }
+  return finished;
+}
+
+void check_as_on_the_cpu(const Config& config, int64_t steps) {
+  const std::vector<StepNumbers> cpu = run(config, cpu_runtime(), steps), device = run(config, cuda_runtime(), steps);
+  for (size_t step = 0; step < cpu.size(); ++step) {
+    INFO("step " << step + 1);
+    const double tolerance = step < 5 ? 1e-5 : 2e-3;
+    CHECK(device[step].loss == Approx(cpu[step].loss).epsilon(tolerance));
+    CHECK(device[step].gradient_norm == Approx(cpu[step].gradient_norm).epsilon(20 * tolerance));
+  }
+  for (size_t step = 0; step < 2; ++step) CHECK(device[step].block_load == cpu[step].block_load);
+  CHECK(cpu.back().loss < cpu.front().loss);
 }
 
 }  // namespace
 
 // Kills: any kernel that is right alone and wrong in its place: an op that reads what the stream has not written, an
-// address of the host, memory that only the CPU's allocator clears.
-TEST_CASE("20 steps of every method on the device have the losses of the CPU", "[device]") {
+// address of the host, memory that only the CPU's allocator clears; replayed work that keeps the ids, draws or learning
+// rate of its recording.
+TEST_CASE("20 steps on the device have the losses and norms of the CPU", "[device]") {
+  check_as_on_the_cpu(training_of(*find_ffn_method("avg_k"), Precision::kFp32), 20);
+}
+
+// Kills: the same of a method of its own.
+TEST_CASE("steps of every method on the device have the losses and norms of the CPU", "[device]") {
   for (const FfnMethod* method : ffn_methods()) {
     INFO(method->name);
-    const Config config = training_of(*method, Precision::kFp32);
-    const std::vector<double> cpu = losses_of(config, cpu_runtime(), 20),
-                              device = losses_of(config, cuda_runtime(), 20);
-    CHECK(cpu.back() < cpu.front());
-    for (size_t step = 0; step < cpu.size(); ++step) {
-      INFO("step " << step + 1);
-      CHECK(device[step] == Approx(cpu[step]).epsilon(step < 5 ? 1e-5 : 2e-3));
-    }
+    check_as_on_the_cpu(training_of(*method, Precision::kFp32), 5);
   }
 }
 
@@ -59,8 +94,28 @@ TEST_CASE("a step of every method in bf16 has the loss of the CPU", "[device]") 
   for (const FfnMethod* method : ffn_methods()) {
     INFO(method->name);
     const Config config = training_of(*method, Precision::kBf16);
-    const std::vector<double> cpu = losses_of(config, cpu_runtime(), 2), device = losses_of(config, cuda_runtime(), 2);
-    CHECK(device[0] == Approx(cpu[0]).epsilon(5e-3));
-    CHECK(device[1] == Approx(cpu[1]).epsilon(1e-2));
+    const std::vector<StepNumbers> cpu = run(config, cpu_runtime(), 2), device = run(config, cuda_runtime(), 2);
+    CHECK(device[0].loss == Approx(cpu[0].loss).epsilon(5e-3));
+    CHECK(device[1].loss == Approx(cpu[1].loss).epsilon(1e-2));
   }
+}
+
+// Kills: an update that does not look at the flag, when it is replayed or when the next step was started before the
+// host saw it.
+TEST_CASE("a step whose loss is not finite changes no weight on the device", "[device]") {
+  OneRank rank(training_of(*find_ffn_method("avg_k"), Precision::kFp32), cuda_runtime());
+  for (int64_t step = 1; step <= 3; ++step) {
+    rank.start(step);
+    CHECK(rank.engine.finish().finite);
+  }
+  const Tensor weight = rank.engine.model().params().find("final_norm.weight")->value;
+  std::vector<double> values = read_values(rank.engine.stream(), weight);
+  values[3] = NAN;
+  write_values(rank.engine.stream(), weight, values);
+  const std::string before = rank.engine.state_hash();
+  rank.start(4);
+  rank.start(5);
+  CHECK(!rank.engine.finish().finite);
+  CHECK(!rank.engine.finish().finite);
+  CHECK(rank.engine.state_hash() == before);
 }

@@ -1,6 +1,7 @@
 #include "kernels/ref/activation.h"
 
 #include "kernels/ops.h"
+#include "support/activation_bound.h"
 #include "support/any_threads.h"
 #include "support/catch.h"
 #include "support/complex_step.h"
@@ -45,36 +46,6 @@ struct ActivationCase {
   }
 };
 
-// Bounds of f and f' in double: f = z·c(z) with c a distribution function computed through e^argument. A rounded
-// argument costs |argument|·u relative; the vector functions up to 16 u; a flushed exponential |z|·2^-126.
-struct Bound {
-  double value, slope;
-};
-Bound bound_of(double z, Activation f) {
-  const double u = tolerances::unit_roundoff(DType::kF32), x = std::abs(z), flush = (1 + x * x * x) * 0x1p-125;
-  const auto logistic = [&](double argument, double derivative) {
-    const double s = 1 / (1 + std::exp(-argument)), rest = 1 / (1 + std::exp(argument));
-    const double relative = (20 + 4 * std::abs(argument)) * u;
-    return Bound{relative * x * s + flush, relative * (s + x * s * rest * derivative) + flush};
-  };
-  switch (f) {
-    case Activation::kRelu:
-      return {0, 0};
-    case Activation::kSilu:
-      return logistic(z, 1);
-    case Activation::kGelu: {
-      const double slope = 2 * std::sqrt(2 / std::numbers::pi);
-      return logistic(slope * (z + 0.044715 * z * z * z), slope * (1 + 3 * 0.044715 * z * z));
-    }
-    case Activation::kGeluErf: {
-      const double cdf = 0.5 * std::erfc(-z / std::numbers::sqrt2);
-      const double density = std::exp(-z * z / 2) / std::sqrt(2 * std::numbers::pi);
-      return {20 * u * x * cdf + flush, 20 * u * (cdf + x * density) + flush};
-    }
-  }
-  return {0, 0};
-}
-
 void check_against_reference(const ActivationCase& low) {
   const ActivationCase ref = low.reference();
   const DType dtype = low.z.dtype();
@@ -85,16 +56,16 @@ void check_against_reference(const ActivationCase& low) {
     return error + tolerances::elementwise(2, std::abs(exact), exact, dtype);
   };
   check_within(low.h.values(), h, [&](size_t i) {
-    return rounded(h[i], bound_of(argument[i], low.f).value * (gated ? std::abs(z[i]) : 1));
+    return rounded(h[i], activation_bound(argument[i], low.f).value * (gated ? std::abs(z[i]) : 1));
   });
   check_within(low.dz.values(), dz, [&](size_t i) {
-    const Bound b = bound_of(argument[i], low.f);
+    const ActivationBound b = activation_bound(argument[i], low.f);
     return rounded(dz[i], (gated ? b.value : b.slope) * std::abs(dh[i]));
   });
   if (!gated) return;
   const auto dgate = ref.dgate.values();
   check_within(low.dgate.values(), dgate, [&](size_t i) {
-    return rounded(dgate[i], bound_of(argument[i], low.f).slope * std::abs(dh[i] * z[i]));
+    return rounded(dgate[i], activation_bound(argument[i], low.f).slope * std::abs(dh[i] * z[i]));
   });
 }
 

@@ -18,7 +18,7 @@ AttentionShape shape_of(int64_t batch, int64_t time, int64_t heads, int64_t kv_h
   return {batch, time, heads, kv_heads, head_dim, 1 / std::sqrt(static_cast<double>(head_dim))};
 }
 
-Dropout some_dropout(double probability) { return {probability, {11, 12}, 1003}; }
+Dropout some_dropout(double probability) { return {probability, {{11, 12}, 1003}}; }
 
 // |actual - expected| <= tolerance·(scale + |expected|)
 void check_near(const std::vector<double>& actual, const std::vector<double>& expected, double tolerance,

@@ -28,6 +28,12 @@ HostTensor some_blocks(int64_t tokens, int64_t per_token, int64_t blocks) {
   return t;
 }
 
+HostTensor numbers_of(double applied) {
+  std::vector<double> numbers(update::kCount, 0);
+  numbers[update::kApplied] = applied;
+  return HostTensor(kF64, {update::kCount}, numbers);
+}
+
 }  // namespace
 
 // Kills: a group's tokens miscounted, dropped choices that count, "+=" for "=".
@@ -163,20 +169,23 @@ TEST_CASE("the derivative of mean_square is 2 weight x / n", "[ops][mean_square]
   check_close(gradient, expected, 1e-12);
 }
 
-// Kills: the sign of the move, a mean made with a rounded 1/B.
+// Kills: the sign of the move, a mean made with a rounded 1/B, a move in a step that was not applied.
 TEST_CASE("the balance bias moves by the rate towards the mean load, and not at the mean", "[ops][balance_bias]") {
   for (DType dtype : {kF32, kF64}) {
     HostTensor bias(dtype, {4}, {1, 1, 1, 1});
     Stream stream(cpu_runtime());
-    ops::update_balance_bias(stream, bias, HostTensor(kF64, {4}, {0, 10, 5, 5}), 0.25);
+    ops::update_balance_bias(stream, bias, HostTensor(kF64, {4}, {0, 10, 5, 5}), numbers_of(0), 0.25);
+    CHECK(bias.values() == std::vector<double>{1, 1, 1, 1});
+    ops::update_balance_bias(stream, bias, HostTensor(kF64, {4}, {0, 10, 5, 5}), numbers_of(1), 0.25);
     CHECK(bias.values() == std::vector<double>{1.25, 0.75, 1, 1});
   }
   for (int64_t blocks : {1, 3, 7, 49, 127, 1000}) {
     HostTensor bias(kF32, {blocks}, std::vector<double>(static_cast<size_t>(blocks), 0.5));
     const HostTensor before = bias;
     Stream stream(cpu_runtime());
-    ops::update_balance_bias(
-        stream, bias, HostTensor(kF64, {blocks}, std::vector<double>(static_cast<size_t>(blocks), 1e12 + 7)), 0.25);
+    ops::update_balance_bias(stream, bias,
+                             HostTensor(kF64, {blocks}, std::vector<double>(static_cast<size_t>(blocks), 1e12 + 7)),
+                             numbers_of(1), 0.25);
     CHECK(bias.bytes() == before.bytes());
   }
 }
@@ -194,7 +203,7 @@ TEST_CASE("ops of block values refuse tensors that do not fit", "[ops][block_val
         "block_weight_sums: blocks is f32 [5, 2] on cpu; expected i32 [5, 2] on cpu");
   CHECK(message([&] { ops::mean_square(s, table, one, 1); }) ==
         "mean_square: loss is f32 [3, 4] on cpu; expected f32 [1] on cpu");
-  CHECK(message([&] { ops::update_balance_bias(s, one, one, 1); }) ==
+  CHECK(message([&] { ops::update_balance_bias(s, one, one, one, 1); }) ==
         "update_balance_bias: load is f32 [1] on cpu; expected f64 [1] on cpu");
 }
 

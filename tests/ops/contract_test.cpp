@@ -37,9 +37,8 @@ TEST_CASE("a broken contract names op, tensor, what was found and what was expec
   CHECK(message_of([&] {
           ops::matmul(s, x(2, 3), x(2, 4), Transpose::kNo, x(5, 3), Transpose::kNo, Tensor(), Accumulate::kNo);
         }) == "matmul: b is f32 [5, 3] on cpu; expected f32 [4, 3] on cpu");
-  CHECK(message_of([&] {
-          ops::dropout(s, x(2, 3), Dropout{1.0, {}, 0});
-        }) == "dropout: dropout probability is 1; expected [0, 1)");
+  CHECK(message_of([&] { ops::dropout(s, x(2, 3), Dropout{1.0}); }) ==
+        "dropout: dropout probability is 1; expected [0, 1)");
   CHECK(message_of([&] { ops::sum(s, outline({1}), x(2, 3)); }) ==
         "sum: out is f32 [1] on cpu; expected f64 [1] on cpu");
   CHECK(message_of([&] { ops::fill_zero(s, outline({1}, DType::kF32, Device::meta())); }) ==
@@ -102,6 +101,44 @@ TEST_CASE("every op refuses each tensor that does not fit the others", "[ops][co
   });
 }
 
+// Kills: a check forgotten for one argument of a product with its activation, or of a weight gradient.
+TEST_CASE("products fused with what surrounds them refuse each tensor that does not fit", "[ops][contract]") {
+  Stream s(cpu_runtime());
+  const auto act = [](int64_t rows, int64_t columns) { return outline({rows, columns}, DType::kBF16); };
+  const Tensor none, x = act(4, 6), w = act(5, 6), z = act(4, 5), wide = outline({4, 5}), bias = outline({5});
+  const auto refused = [&](const char* start, auto&& run) {
+    const std::string error = message_of(run);
+    INFO(start << " | " << error);
+    CHECK(error.rfind(start, 0) == 0);
+  };
+  const auto forward = [&](Tensor h, Tensor kept, const Tensor& weight, const Tensor& b, const Tensor& gate) {
+    return [=, &s] { ops::matmul_activation_forward(s, h, kept, x, weight, b, gate, Activation::kGelu); };
+  };
+  refused("matmul_activation_forward: w ", forward(z, z, act(5, 7), bias, none));
+  refused("matmul_activation_forward: h ", forward(x, z, w, bias, none));
+  refused("matmul_activation_forward: h ", forward(none, z, w, bias, none));
+  refused("matmul_activation_forward: z ", forward(z, wide, w, bias, none));
+  refused("matmul_activation_forward: bias ", forward(z, z, w, outline({6}), none));
+  refused("matmul_activation_forward: gate ", forward(wide, wide, w, bias, z));
+  const auto backward = [&](Tensor dz, Tensor dgate, const Tensor& v, const Tensor& kept, const Tensor& gate) {
+    return [=, &s] { ops::matmul_activation_backward(s, dz, dgate, x, v, kept, gate, Activation::kGelu); };
+  };
+  refused("matmul_activation_backward: v ", backward(z, none, outline({5, 6}), z, none));
+  refused("matmul_activation_backward: dz ", backward(x, none, w, z, none));
+  refused("matmul_activation_backward: z ", backward(z, none, w, none, none));
+  refused("matmul_activation_backward: gate ", backward(z, z, w, z, wide));
+  refused("matmul_activation_backward: dgate ", backward(z, none, w, z, z));
+  refused("matmul_activation_backward: dgate ", backward(z, z, w, z, none));
+  const auto gradient = [&](Tensor dw, Tensor dbias, const Tensor& dy, Transpose tw) {
+    return [=, &s] { ops::weight_gradient(s, dw, dbias, dy, x, tw); };
+  };
+  refused("weight_gradient: x ", gradient(outline({5, 6}), bias, act(3, 5), Transpose::kYes));
+  refused("weight_gradient: dw ", gradient(outline({6, 5}), bias, z, Transpose::kYes));
+  refused("weight_gradient: dw ", gradient(outline({5, 6}), bias, z, Transpose::kNo));
+  refused("weight_gradient: dw ", gradient(act(5, 6), bias, z, Transpose::kYes));
+  refused("weight_gradient: dbias ", gradient(outline({5, 6}), outline({6}), z, Transpose::kYes));
+}
+
 // Kills: head counts that do not divide, odd head widths, moments of another size.
 TEST_CASE("attention, rope and AdamW refuse numbers that cannot be", "[ops][contract]") {
   Stream s(cpu_runtime());
@@ -123,13 +160,36 @@ TEST_CASE("attention, rope and AdamW refuse numbers that cannot be", "[ops][cont
   CHECK(message_of([&] { ops::rope_backward(s, qkv, none, kAttention, 1e4); }) ==
         "rope_backward: positions is absent; expected i32 [16] on cpu");
   const Tensor n = outline({5});
-  AdamWStep step;
-  step.step = 0;
-  CHECK(message_of([&] { ops::adamw(s, n, none, n, n, n, step); }) == "adamw: step is 0; expected at least 1");
-  CHECK(message_of([&] { ops::adamw(s, n, n, n, n, n, AdamWStep{}); }) ==
+  const Tensor numbers = outline({update::kCount}, DType::kF64);
+  CHECK(message_of([&] { ops::adamw(s, n, none, n, n, n, n, AdamWOptions{}); }) ==
+        "adamw: numbers is f32 [5] on cpu; expected f64 [6] on cpu");
+  CHECK(message_of([&] {
+          ops::tree_sum(s, n, outline({4, 5}, DType::kF64));
+        }) == "tree_sum: out is f32 [5] on cpu; expected f64 [5] on cpu");
+  CHECK(message_of([&] { ops::update_numbers(s, numbers, numbers, numbers, 8, 1, 0); }) ==
+        "update_numbers: squares is f64 [6] on cpu; expected f64 [1] on cpu");
+  CHECK(message_of([&] { ops::adamw(s, n, n, n, n, n, numbers, AdamWOptions{}); }) ==
         "adamw: rounded is f32 [5] on cpu; expected bf16 [5] on cpu");
-  CHECK(message_of([&] { ops::adamw(s, n, none, n, outline({4}), n, AdamWStep{}); }) ==
+  CHECK(message_of([&] { ops::adamw(s, n, none, n, outline({4}), n, numbers, AdamWOptions{}); }) ==
         "adamw: v is f32 [4] on cpu; expected f32 [5] on cpu");
+}
+
+// Kills: a fused product that is not counted, or as another product than the one it does.
+TEST_CASE("on the meta device a fused product counts as the product alone", "[ops][contract]") {
+  Stream fused(meta_runtime()), parts(meta_runtime());
+  const auto meta = [](Shape shape, DType dtype = DType::kBF16) { return outline(shape, dtype, Device::meta()); };
+  constexpr auto kNo = Transpose::kNo, kYes = Transpose::kYes;
+  const Tensor x = meta({4, 6}), w = meta({5, 6}), z = meta({4, 5}), bias = meta({5}, DType::kF32), none;
+  ops::matmul_activation_forward(fused, z, z, x, w, bias, none, Activation::kGelu);
+  ops::matmul_activation_backward(fused, z, none, x, w, z, none, Activation::kGelu);
+  ops::weight_gradient(fused, meta({5, 6}, DType::kF32), bias, z, x, kYes);
+  ops::weight_gradient(fused, meta({6, 5}, DType::kF32), none, z, x, kNo);
+  ops::matmul(parts, z, x, kNo, w, kYes, bias, Accumulate::kNo);
+  ops::matmul(parts, z, x, kNo, w, kYes, none, Accumulate::kNo);
+  ops::matmul(parts, meta({5, 6}, DType::kF32), z, kYes, x, kNo, none, Accumulate::kYes);
+  ops::matmul(parts, meta({6, 5}, DType::kF32), x, kYes, z, kNo, none, Accumulate::kYes);
+  CHECK(fused.counter().matmul_flops == 4 * 2 * 4 * 5 * 6);
+  CHECK(fused.counter().matmuls == parts.counter().matmuls);
 }
 
 // Kills: running a kernel on memory that is not there; M·N·K without the 2; the whole T×T square.

@@ -106,3 +106,17 @@ TEST_CASE("dropout gives the same bits for any number of threads", "[ops][dropou
   const DType dtype = GENERATE(DType::kF32, DType::kBF16);
   check_same_on_any_threads([&] { return dropped(dtype, 100'003, {0.2, kKey, 77}).bytes(); });
 }
+
+// Kills: a clock that is not read, a step mixed into the key where it is there already, sequences that draw alike.
+TEST_CASE("with a clock, dropout draws what its step and sequence draw without one", "[ops][dropout]") {
+  constexpr int64_t kPerSequence = 37;
+  const RandomKey key = random_key(3, RandomSite::kFfnDropout, 2);
+  const PassClock clock{.step = 41, .first_sequence = 6};
+  for (const DType dtype : {DType::kF32, DType::kBF16, DType::kF64}) {
+    HostTensor clocked(dtype, {129}, random_values(129, 4)), told = clocked;
+    Stream stream(cpu_runtime());
+    ops::dropout(stream, clocked, Dropout{0.4, {key, 2, &clock, kPerSequence}});
+    ops::dropout(stream, told, Dropout{0.4, {key_at_step(key, 41), 2 + 6 * kPerSequence}});
+    CHECK(clocked.bytes() == told.bytes());
+  }
+}

@@ -80,10 +80,10 @@ Values expected_gradient(const Values& old, const Values& x, const Values& dy, O
   return gradient;
 }
 
-// Every size at 1, 31, 33 and 127, and tokens at 0.
+// Every size at 1, 31, 33 and 127, tokens at 0, and blocks of whole packs.
 std::vector<Problem> sizes() {
   return {{0, 2, 3, 5},    {1, 1, 1, 1},    {31, 3, 1, 33}, {33, 1, 127, 31},
-          {127, 4, 33, 1}, {3, 31, 5, 127}, {2, 33, 31, 3}};
+          {127, 4, 33, 1}, {3, 31, 5, 127}, {2, 33, 31, 3}, {5, 3, 16, 24}};
 }
 
 }  // namespace

@@ -231,7 +231,7 @@ TEST_CASE("product keys give the same bits for any number of threads", "[ops][pr
 // Kills: a part taken for another, "=" for "+=", rows mixed up.
 TEST_CASE("columns split into parts join to what they were", "[ops][product_keys]") {
   Stream stream(cpu_runtime());
-  for (const auto& [P, N, W] : {std::array<int64_t, 3>{1, 1, 1}, {2, 31, 33}, {8, 127, 5}, {2, 0, 3}}) {
+  for (const auto& [P, N, W] : {std::array<int64_t, 3>{1, 1, 1}, {2, 31, 33}, {8, 127, 5}, {3, 5, 16}, {2, 0, 3}}) {
     for (DType dtype : {kF32, DType::kBF16, kF64}) {
       const std::vector<double> values = integer_values(static_cast<size_t>(P * N * W), 9, 50);
       const HostTensor x(dtype, {N, P * W}, values), parts(dtype, {P, N, W}), back(dtype, {N, P * W});

@@ -30,7 +30,7 @@ std::vector<double> noisy(DType dtype, const std::vector<double>& logits, const 
   HostTensor out(dtype, row_of(logits));
   Stream stream(cpu_runtime());
   ops::noisy_scores_forward(stream, out, HostTensor(dtype, row_of(logits), logits),
-                            HostTensor(dtype, row_of(logits), spread), kKey, first);
+                            HostTensor(dtype, row_of(logits), spread), Draws{kKey, first});
   return out.values();
 }
 
@@ -44,14 +44,14 @@ Gradients noisy_backward(DType dtype, const std::vector<double>& dnoisy, const s
   Gradients g{HostTensor(dtype, shape, before), HostTensor(dtype, shape, before)};
   Stream stream(cpu_runtime());
   ops::noisy_scores_backward(stream, g.logits, g.spread, HostTensor(dtype, shape, dnoisy),
-                             HostTensor(dtype, shape, spread), kKey, 3);
+                             HostTensor(dtype, shape, spread), Draws{kKey, 3});
   return g;
 }
 
 std::vector<double> jittered(DType dtype, const std::vector<double>& x, double eps, int64_t first) {
   HostTensor t(dtype, row_of(x), x);
   Stream stream(cpu_runtime());
-  ops::jitter(stream, t, eps, kKey, first);
+  ops::jitter(stream, t, eps, Draws{kKey, first});
   return t.values();
 }
 
@@ -92,7 +92,7 @@ TEST_CASE("the reference gradient of noisy scores is their complex step, added",
     std::vector<Complex> out(10);
     const auto row = [](Complex* data) { return Tensor(data, {1, 10}, DType::kC128, Device::cpu()); };
     Stream stream(cpu_runtime());
-    ops::noisy_scores_forward(stream, row(out.data()), row(z.data()), row(z.data() + 10), kKey, 3);
+    ops::noisy_scores_forward(stream, row(out.data()), row(z.data()), row(z.data() + 10), Draws{kKey, 3});
     return out;
   });
   const Gradients g = noisy_backward(kF64, dnoisy, {x.begin() + 10, x.end()}, before);
@@ -123,8 +123,8 @@ TEST_CASE("noisy scores and their gradient in f32 are the reference at every siz
   }
   HostTensor empty(kF32, {0, 4});
   Stream stream(cpu_runtime());
-  ops::noisy_scores_forward(stream, empty, empty, empty, kKey, 0);
-  ops::noisy_scores_backward(stream, empty, empty, empty, empty, kKey, 0);
+  ops::noisy_scores_forward(stream, empty, empty, empty, Draws{kKey, 0});
+  ops::noisy_scores_backward(stream, empty, empty, empty, empty, Draws{kKey, 0});
 }
 
 // Kills: exp of a positive spread.
@@ -259,13 +259,16 @@ TEST_CASE("noise ops refuse tensors and numbers that do not fit", "[ops][router_
   Stream s(cpu_runtime());
   const HostTensor x(kF32, {2, 3}), other(kF32, {3, 2}), low(kBF16, {2, 3});
   const auto message = [&](auto&& run) { return error_of(run).what; };
-  CHECK(message([&] { ops::noisy_scores_forward(s, x, x, other, kKey, 0); }) ==
-        "noisy_scores_forward: spread is f32 [3, 2] on cpu; expected f32 [2, 3] on cpu");
-  CHECK(message([&] { ops::noisy_scores_backward(s, x, other, x, x, kKey, 0); }) ==
-        "noisy_scores_backward: dspread is f32 [3, 2] on cpu; expected f32 [2, 3] on cpu");
-  CHECK(message([&] { ops::noisy_scores_forward(s, x, x, x, kKey, -1); }) ==
-        "noisy_scores_forward: first_index is -1; expected at least 0");
-  CHECK(message([&] { ops::jitter(s, x, 1.0, kKey, 0); }) == "jitter: eps is 1; expected [0, 1)");
+  CHECK(message([&] {
+          ops::noisy_scores_forward(s, x, x, other, Draws{kKey, 0});
+        }) == "noisy_scores_forward: spread is f32 [3, 2] on cpu; expected f32 [2, 3] on cpu");
+  CHECK(message([&] {
+          ops::noisy_scores_backward(s, x, other, x, x, Draws{kKey, 0});
+        }) == "noisy_scores_backward: dspread is f32 [3, 2] on cpu; expected f32 [2, 3] on cpu");
+  CHECK(message([&] {
+          ops::noisy_scores_forward(s, x, x, x, Draws{kKey, -1});
+        }) == "noisy_scores_forward: first_index is -1; expected at least 0");
+  CHECK(message([&] { ops::jitter(s, x, 1.0, Draws{kKey, 0}); }) == "jitter: eps is 1; expected [0, 1)");
   CHECK(message([&] {
           ops::mask_scores(s, x, 0, Dropout{1.0, kKey, 0});
         }) == "mask_scores: dropout probability is 1; expected [0, 1)");

@@ -1,6 +1,6 @@
-// The runtime API of the executor: memory that only kernels and copies reach, streams whose work is done at once, and
-// copies to the host that arrive when the stream is synchronised, as late as CUDA may be.
+// Memory of the executor's device, which only kernels and copies reach, and page-locked memory of the host.
 #include "cuda_runtime.h"
+#include "simt/stream.h"
 #include <sys/mman.h>
 
 #include <cstdlib>
@@ -11,14 +11,6 @@
 #if SIMT_ASAN
 #include <sanitizer/asan_interface.h>
 #endif
-
-struct CUstream_st {
-  struct Arrival {
-    void* to;
-    std::vector<std::byte> bytes;
-  };
-  std::vector<Arrival> arrivals;
-};
 
 namespace simt {
 namespace {
@@ -35,7 +27,8 @@ struct Allocation {
 
 struct Memory {
   std::recursive_mutex lock;
-  std::map<char*, Allocation> live;  // by first byte
+  std::map<char*, Allocation> live;         // by first byte
+  std::map<const char*, size_t> host_live;  // page-locked, by first byte
   size_t used = 0;
   int open = 0;
 };
@@ -49,19 +42,40 @@ size_t up(size_t bytes, size_t to) { return (bytes + to - 1) / to * to; }
 
 void protect(const Allocation& a, int access) { mprotect(a.pages, a.page_bytes, access); }
 
+bool is_page_locked(const void* host) {
+  const std::lock_guard<std::recursive_mutex> lock(memory().lock);
+  const auto* at = static_cast<const char*>(host);
+  const auto after = memory().host_live.upper_bound(at);
+  return after != memory().host_live.begin() && at < std::prev(after)->first + std::prev(after)->second;
+}
+
+// A copy from page-locked memory reads it when its turn comes; other memory is read at once, into a copy.
+std::function<void()> to_device(void* to, const void* from, size_t bytes) {
+  if (is_page_locked(from)) {
+    return [=] {
+      const DeviceMemoryAccess access;
+      std::memcpy(to, from, bytes);
+    };
+  }
+  const auto* first = static_cast<const std::byte*>(from);
+  return [to, held = std::vector<std::byte>(first, first + bytes)] {
+    const DeviceMemoryAccess access;
+    std::memcpy(to, held.data(), held.size());
+  };
+}
+
 }  // namespace
 
 DeviceMemoryAccess::DeviceMemoryAccess() {
-  memory().lock.lock();
+  const std::lock_guard<std::recursive_mutex> lock(memory().lock);
   if (memory().open++ > 0) return;
   for (const auto& [data, a] : memory().live) protect(a, PROT_READ | PROT_WRITE);
 }
 
 DeviceMemoryAccess::~DeviceMemoryAccess() {
-  if (--memory().open == 0) {
-    for (const auto& [data, a] : memory().live) protect(a, PROT_NONE);
-  }
-  memory().lock.unlock();
+  const std::lock_guard<std::recursive_mutex> lock(memory().lock);
+  if (--memory().open > 0) return;
+  for (const auto& [data, a] : memory().live) protect(a, PROT_NONE);
 }
 
 }  // namespace simt
@@ -70,9 +84,10 @@ using simt::memory;
 
 // Data end where a page ends that faults, but for the slack of alignment, which is checked when it is freed.
 cudaError_t cudaMalloc(void** data, size_t bytes) {
-  const std::lock_guard<std::recursive_mutex> lock(memory().lock);
   *data = nullptr;
   if (bytes == 0) return cudaSuccess;
+  if (simt::is_capturing()) return cudaErrorStreamCaptureUnsupported;
+  const std::lock_guard<std::recursive_mutex> lock(memory().lock);
   if (memory().used + bytes > simt::kTotalBytes) return cudaErrorMemoryAllocation;
   const size_t room = simt::up(bytes, simt::kAlign), pages = simt::up(room, simt::kPage);
   void* region = mmap(nullptr, pages + 2 * simt::kPage, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
@@ -95,6 +110,8 @@ cudaError_t cudaMalloc(void** data, size_t bytes) {
 
 cudaError_t cudaFree(void* data) {
   if (data == nullptr) return cudaSuccess;
+  if (simt::is_capturing()) return cudaErrorStreamCaptureUnsupported;
+  simt::drain_thread();  // a device waits for its work before it frees
   const std::lock_guard<std::recursive_mutex> lock(memory().lock);
   const auto found = memory().live.find(static_cast<char*>(data));
   if (found == memory().live.end()) return cudaErrorInvalidValue;
@@ -121,74 +138,43 @@ cudaError_t cudaMemGetInfo(size_t* free, size_t* total) {
   return cudaSuccess;
 }
 
-cudaError_t cudaMemsetAsync(void* data, int value, size_t bytes, cudaStream_t) {
-  const simt::DeviceMemoryAccess access;
-  if (bytes > 0) std::memset(data, value, bytes);
+cudaError_t cudaMallocHost(void** data, size_t bytes) {
+  *data = std::malloc(std::max<size_t>(bytes, 1));
+  std::memset(*data, 0xff, bytes);
+  const std::lock_guard<std::recursive_mutex> lock(memory().lock);
+  memory().host_live[static_cast<const char*>(*data)] = bytes;
+  return cudaSuccess;
+}
+
+cudaError_t cudaFreeHost(void* data) {
+  simt::drain_thread();
+  const std::lock_guard<std::recursive_mutex> lock(memory().lock);
+  if (memory().host_live.erase(static_cast<const char*>(data)) == 0) return cudaErrorInvalidValue;
+  std::free(data);
+  return cudaSuccess;
+}
+
+cudaError_t cudaMemsetAsync(void* data, int value, size_t bytes, cudaStream_t stream) {
+  if (bytes == 0) return cudaSuccess;
+  simt::enqueue(stream, [=] {
+    const simt::DeviceMemoryAccess access;
+    std::memset(data, value, bytes);
+  });
   return cudaSuccess;
 }
 
 cudaError_t cudaMemcpyAsync(void* to, const void* from, size_t bytes, cudaMemcpyKind kind, cudaStream_t stream) {
   if (bytes == 0) return cudaSuccess;
-  const simt::DeviceMemoryAccess access;
-  if (kind == cudaMemcpyDeviceToHost && stream != nullptr) {
-    const auto* bytes_of = static_cast<const std::byte*>(from);
-    stream->arrivals.push_back({to, {bytes_of, bytes_of + bytes}});
-    std::memset(to, 0xff, bytes);
-  } else {
+  const void* host = kind == cudaMemcpyHostToDevice ? from : kind == cudaMemcpyDeviceToHost ? to : nullptr;
+  if (simt::is_capturing() && host != nullptr && !simt::is_page_locked(host)) return cudaErrorStreamCaptureUnsupported;
+  if (kind == cudaMemcpyHostToDevice) {
+    simt::enqueue(stream, simt::to_device(to, from, bytes));
+    return cudaSuccess;
+  }
+  if (kind == cudaMemcpyDeviceToHost) std::memset(to, 0xff, bytes);  // until it arrives
+  simt::enqueue(stream, [=] {
+    const simt::DeviceMemoryAccess access;
     std::memcpy(to, from, bytes);
-  }
-  return cudaSuccess;
-}
-
-cudaError_t cudaStreamCreateWithFlags(cudaStream_t* stream, unsigned) {
-  *stream = new CUstream_st;
-  return cudaSuccess;
-}
-
-cudaError_t cudaStreamSynchronize(cudaStream_t stream) {
-  if (stream == nullptr) return cudaSuccess;
-  for (const CUstream_st::Arrival& arrival : stream->arrivals) {
-    std::memcpy(arrival.to, arrival.bytes.data(), arrival.bytes.size());
-  }
-  stream->arrivals.clear();
-  return cudaSuccess;
-}
-
-cudaError_t cudaStreamDestroy(cudaStream_t stream) {
-  delete stream;
-  return cudaSuccess;
-}
-
-cudaError_t cudaGetLastError() { return cudaSuccess; }
-
-const char* cudaGetErrorString(cudaError_t error) {
-  switch (error) {
-    case cudaSuccess:
-      return "no error";
-    case cudaErrorInvalidValue:
-      return "invalid argument";
-    case cudaErrorMemoryAllocation:
-      return "out of memory";
-    case cudaErrorNoDevice:
-      return "no CUDA-capable device is detected";
-  }
-  return "unknown error";
-}
-
-cudaError_t cudaGetDeviceCount(int* count) {
-  *count = 2;
-  return cudaSuccess;
-}
-
-cudaError_t cudaSetDevice(int) { return cudaSuccess; }
-
-cudaError_t cudaGetDeviceProperties(cudaDeviceProp* properties, int) {
-  *properties = {.name = "SIMT executor", .l2CacheSize = 1 << 20};
-  return cudaSuccess;
-}
-
-cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr attribute, int) {
-  // Few multiprocessors, so that persistent kernels go around their loops.
-  *value = attribute == cudaDevAttrMultiProcessorCount ? 4 : 9;
+  });
   return cudaSuccess;
 }

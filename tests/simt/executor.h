@@ -64,7 +64,7 @@ size_t dynamic_shared_bytes();
 
 // ---- Device memory (device_memory.cpp): reachable from kernels and copies only ----
 
-class DeviceMemoryAccess {  // opens all allocations; nests
+class DeviceMemoryAccess {  // opens all allocations, for all threads; nests
  public:
   DeviceMemoryAccess();
   ~DeviceMemoryAccess();

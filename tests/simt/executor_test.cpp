@@ -27,6 +27,7 @@ Outcome run(const Seeded& seeded) {
   Stream stream(cuda_runtime());
   std::vector<float> values(64);
   cuda_runtime().copy_to_device(stream.native(), y.data(), values.data(), y.bytes());
+  stream.synchronize();
   try {
     seeded.run(static_cast<float*>(y.data()));
   } catch (const simt::Error&) {

@@ -79,18 +79,20 @@ __global__ void misaligned_load(float* y) {
   y[threadIdx.x] = static_cast<float>(to[0]);
 }
 
-Stream& stream() {
-  static Stream s(cuda_runtime());
-  return s;
+template <class... Args>
+void run_to_the_end(Args&&... args) {
+  Stream stream(cuda_runtime());
+  launch(stream, std::forward<Args>(args)...);
+  stream.synchronize();
 }
 
 }  // namespace
 
 void run_products(float* c, const bfloat16* a, const bfloat16* b, Layout layout) {
-  launch(stream(), products, {1, 32}, Work{}, c, a, b, layout);
+  run_to_the_end(products, LaunchShape{1, 32}, Work{}, c, a, b, layout);
 }
-void run_copies(float* y, const float* x) { launch(stream(), copies, {1, 4}, Work{}, y, x); }
-void run_misaligned_copy(float* y, const float* x) { launch(stream(), misaligned_copy, {1, 1}, Work{}, y, x); }
-void run_misaligned_load(float* y) { launch(stream(), misaligned_load, {1, 32}, Work{}, y); }
+void run_copies(float* y, const float* x) { run_to_the_end(copies, LaunchShape{1, 4}, Work{}, y, x); }
+void run_misaligned_copy(float* y, const float* x) { run_to_the_end(misaligned_copy, LaunchShape{1, 1}, Work{}, y, x); }
+void run_misaligned_load(float* y) { run_to_the_end(misaligned_load, LaunchShape{1, 32}, Work{}, y); }
 
 }  // namespace sffn::test

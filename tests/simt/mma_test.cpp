@@ -20,6 +20,7 @@ template <class T>
 Buffer on_device(Stream& stream, const std::vector<T>& values) {
   Buffer buffer(cuda_runtime(), values.size() * sizeof(T));
   cuda_runtime().copy_to_device(stream.native(), buffer.data(), values.data(), buffer.bytes());
+  stream.synchronize();
   return buffer;
 }
 

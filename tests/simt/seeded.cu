@@ -87,9 +87,11 @@ __global__ void block_sums(float* y) {
   y[threadIdx.x] = first - second;
 }
 
-Stream& stream() {
-  static Stream s(cuda_runtime());
-  return s;
+template <class... Args>
+void run_to_the_end(void (*kernel)(float*, Args...), const cuda::LaunchShape& shape, float* y, Args... args) {
+  Stream stream(cuda_runtime());
+  launch(stream, kernel, shape, cuda::Work{}, y, args...);
+  stream.synchronize();
 }
 
 }  // namespace
@@ -98,67 +100,67 @@ const std::vector<Seeded>& seeded_kernels() {
   static const std::vector<Seeded> all = {
       {"missing barrier", Finder::kThread,
        [](float* y) {
-         launch(stream(), missing_barrier, {1, 64}, Work{}, y);
+         run_to_the_end(missing_barrier, {1, 64}, y);
        }},
       {"missing second barrier", Finder::kThread,
        [](float* y) {
-         launch(stream(), missing_second_barrier, {1, 64}, Work{}, y);
+         run_to_the_end(missing_second_barrier, {1, 64}, y);
        }},
       {"blocks write one word", Finder::kThread,
        [](float* y) {
-         launch(stream(), blocks_write_one_word, {4, 1}, Work{}, y);
+         run_to_the_end(blocks_write_one_word, {4, 1}, y);
        }},
       {"relies on lockstep", Finder::kThread,
        [](float* y) {
-         launch(stream(), relies_on_lockstep, {1, 32}, Work{}, y);
+         run_to_the_end(relies_on_lockstep, {1, 32}, y);
        }},
       {"writes behind the end", Finder::kAddress,
        [](float* y) {
-         launch(stream(), writes_behind_the_end, {2, 64}, Work{}, y, 64);
+         run_to_the_end(writes_behind_the_end, {2, 64}, y, 64);
        }},
       {"shared overrun", Finder::kAddress,
        [](float* y) {
-         launch(stream(), shared_overrun, {1, 64}, Work{}, y);
+         run_to_the_end(shared_overrun, {1, 64}, y);
        }},
       {"dynamic shared overrun", Finder::kAddress,
        [](float* y) {
-         launch(stream(), dynamic_shared_overrun, {1, 64, 63 * sizeof(float)}, Work{}, y);
+         run_to_the_end(dynamic_shared_overrun, {1, 64, 63 * sizeof(float)}, y);
        }},
       {"two barriers for one", Finder::kPlain,
        [](float* y) {
-         launch(stream(), two_barriers_for_one, {1, 64}, Work{}, y);
+         run_to_the_end(two_barriers_for_one, {1, 64}, y);
        }},
       {"barrier after a return", Finder::kPlain,
        [](float* y) {
-         launch(stream(), barrier_after_a_return, {1, 64}, Work{}, y);
+         run_to_the_end(barrier_after_a_return, {1, 64}, y);
        }},
       {"shuffle of a part", Finder::kPlain,
        [](float* y) {
-         launch(stream(), shuffle_of_a_part, {1, 64}, Work{}, y, 40);
+         run_to_the_end(shuffle_of_a_part, {1, 64}, y, 40);
        }},
       {"shuffle from outside the mask", Finder::kPlain,
        [](float* y) {
-         launch(stream(), shuffle_from_outside_the_mask, {1, 32}, Work{}, y);
+         run_to_the_end(shuffle_from_outside_the_mask, {1, 32}, y);
        }},
       {"unwritten dynamic shared", Finder::kValue,
        [](float* y) {
-         launch(stream(), unwritten_dynamic_shared, {1, 64, 256}, Work{}, y);
+         run_to_the_end(unwritten_dynamic_shared, {1, 64, 256}, y);
        }},
       {"a barrier where it belongs", Finder::kNone,
        [](float* y) {
-         launch(stream(), with_barrier, {1, 64}, Work{}, y);
+         run_to_the_end(with_barrier, {1, 64}, y);
        }},
       {"a warp barrier where it belongs", Finder::kNone,
        [](float* y) {
-         launch(stream(), synchronises_the_warp, {1, 32}, Work{}, y);
+         run_to_the_end(synchronises_the_warp, {1, 32}, y);
        }},
       {"atomics of all blocks", Finder::kNone,
        [](float* y) {
-         launch(stream(), atomic_count, {8, 64}, Work{}, y);
+         run_to_the_end(atomic_count, {8, 64}, y);
        }},
       {"sums of a block, one after the other", Finder::kNone,
        [](float* y) {
-         launch(stream(), block_sums, {1, 64}, Work{}, y);
+         run_to_the_end(block_sums, {1, 64}, y);
        }},
   };
   return all;

@@ -7,6 +7,7 @@
 #include "core/stream.h"
 #include "kernels/cuda/runtime.h"
 #include "kernels/routing.h"
+#include "kernels/types.h"
 
 #include <algorithm>
 #include <cstring>
@@ -83,6 +84,10 @@ class DeviceCopies {
   std::vector<Span> spans_;
 };
 
+inline Tensor clock_of(const Draws& draws) {
+  return Tensor(const_cast<PassClock*>(draws.clock), {sizeof(PassClock) / sizeof(int32_t)}, DType::kI32, Device::cpu());
+}
+
 // P is a parameter of the op: a Tensor is written, a const Tensor& read, the tensors of a routing either.
 template <class P, class F>
 void each_tensor(const std::remove_reference_t<P>& argument, F&& f) {
@@ -91,6 +96,10 @@ void each_tensor(const std::remove_reference_t<P>& argument, F&& f) {
     f(argument, !std::is_reference_v<P>);
   } else if constexpr (std::is_same_v<Plain, BlockRouting>) {
     f(argument.order, true), f(argument.inverse, true), f(argument.offsets, true);
+  } else if constexpr (std::is_same_v<Plain, Dropout>) {
+    each_tensor<const Draws&>(argument.draws, f);
+  } else if constexpr (std::is_same_v<Plain, Draws>) {
+    if (argument.clock != nullptr) f(clock_of(argument), false);
   }
 }
 
@@ -103,6 +112,12 @@ std::remove_cvref_t<P> to_device(const DeviceCopies& copies, const std::remove_r
     BlockRouting routing = argument;
     for (Tensor* t : {&routing.order, &routing.inverse, &routing.offsets}) *t = copies.on_device(*t);
     return routing;
+  } else if constexpr (std::is_same_v<Plain, Dropout>) {
+    return Dropout{argument.probability, to_device<const Draws&>(copies, argument.draws)};
+  } else if constexpr (std::is_same_v<Plain, Draws>) {
+    Draws draws = argument;
+    if (draws.clock != nullptr) draws.clock = static_cast<const PassClock*>(copies.on_device(clock_of(argument)).raw());
+    return draws;
   } else {
     return argument;
   }
@@ -112,20 +127,26 @@ std::remove_cvref_t<P> to_device(const DeviceCopies& copies, const std::remove_r
 // every floating tensor of the op is a counter.
 class Kinds {
  public:
-  void add(const Tensor& t) {
+  void add(const Tensor& t, bool writable) {
     if (!t.defined()) return;
     reference_ |= t.dtype() == DType::kC128;
     double_ |= t.dtype() == DType::kF64;
+    double_read_ |= t.dtype() == DType::kF64 && !writable;
     single_ |= t.dtype() == DType::kF32 || t.dtype() == DType::kBF16;
+    float_ |= t.dtype() == DType::kF32;
   }
   bool belong_on_device(std::string_view op) const {
-    // copy converts between any types on the CPU; adamw has bf16 beside masters of any type
-    if (reference_ || (double_ && (op == "adamw" || op == "copy"))) return false;
-    return single_ || !double_ || op == "accumulate_counts" || op == "limit_capacity";
+    if (reference_) return false;
+    if (op == "adamw") return float_;  // beside bf16 and the numbers of the update, which are f64
+    if (op == "copy") return !double_read_ && (single_ || !double_);  // the CPU has all conversions
+    for (const std::string_view counts : {"accumulate_counts", "limit_capacity", "tree_sum", "update_numbers"}) {
+      if (op == counts) return true;
+    }
+    return single_ || !double_;
   }
 
  private:
-  bool reference_ = false, double_ = false, single_ = false;
+  bool reference_ = false, double_ = false, double_read_ = false, single_ = false, float_ = false;
 };
 
 template <class... P, class... Args>
@@ -136,7 +157,7 @@ void run_on_device(std::string_view op, Stream& stream, void (*on_cpu)(Stream&, 
     std::apply([&](const auto&... argument) { (each_tensor<P>(argument, f), ...); }, given);
   };
   Kinds kinds;
-  visit([&](const Tensor& t, bool) { kinds.add(t); });
+  visit([&](const Tensor& t, bool writable) { kinds.add(t, writable); });
   if (!kinds.belong_on_device(op)) {
     std::apply([&](const auto&... argument) { on_cpu(stream, argument...); }, given);
     return;

@@ -82,28 +82,26 @@ class DenseLayer {
     const Shape rows{s.tokens, s.width}, cells{s.tokens, s.active}, table{s.active, s.width};
     x_ = memory.normal(kAct, rows), dy_ = memory.normal(kAct, rows), y_ = memory.zero(kAct, rows);
     dx_ = memory.zero(kAct, rows), z_ = memory.zero(kAct, cells), h_ = memory.zero(kAct, cells);
-    keys_ = memory.normal(kAct, table), values_ = memory.normal(kAct, table), dh_ = memory.zero(kAct, cells);
+    keys_ = memory.normal(kAct, table), values_ = memory.normal(kAct, table), dz_ = memory.zero(kAct, cells);
     dkeys_ = memory.zero(DType::kF32, table), dvalues_ = memory.zero(DType::kF32, table);
   }
   void forward() const {
-    multiply(z_, x_, keys_, Transpose::kNo, Transpose::kYes, Accumulate::kNo);
-    ops::activation_forward(stream_, h_, z_, Tensor(), Activation::kGelu);
-    multiply(y_, h_, values_, Transpose::kNo, Transpose::kNo, Accumulate::kNo);
+    ops::matmul_activation_forward(stream_, h_, z_, x_, keys_, Tensor(), Tensor(), Activation::kGelu);
+    multiply(y_, h_, values_);
   }
   void backward() const {
-    multiply(dvalues_, h_, dy_, Transpose::kYes, Transpose::kNo, Accumulate::kYes);
-    multiply(dh_, dy_, values_, Transpose::kNo, Transpose::kYes, Accumulate::kNo);
-    ops::activation_backward(stream_, dh_, Tensor(), dh_, z_, Tensor(), Activation::kGelu);
-    multiply(dkeys_, dh_, x_, Transpose::kYes, Transpose::kNo, Accumulate::kYes);
-    multiply(dx_, dh_, keys_, Transpose::kNo, Transpose::kNo, Accumulate::kNo);
+    ops::weight_gradient(stream_, dvalues_, Tensor(), dy_, h_, Transpose::kNo);
+    ops::matmul_activation_backward(stream_, dz_, Tensor(), dy_, values_, z_, Tensor(), Activation::kGelu);
+    ops::weight_gradient(stream_, dkeys_, Tensor(), dz_, x_, Transpose::kYes);
+    multiply(dx_, dz_, keys_);
   }
 
  private:
-  void multiply(const Tensor& c, const Tensor& a, const Tensor& b, Transpose ta, Transpose tb, Accumulate to_c) const {
-    ops::matmul(stream_, c, a, ta, b, tb, Tensor(), to_c);
+  void multiply(const Tensor& c, const Tensor& a, const Tensor& b) const {
+    ops::matmul(stream_, c, a, Transpose::kNo, b, Transpose::kNo, Tensor(), Accumulate::kNo);
   }
   Stream& stream_;
-  Tensor x_, dy_, y_, dx_, z_, h_, dh_, keys_, values_, dkeys_, dvalues_;
+  Tensor x_, dy_, y_, dx_, z_, h_, dz_, keys_, values_, dkeys_, dvalues_;
 };
 
 void dense_rows(Harness& harness, Json& rows, const LayerSizes& s) {

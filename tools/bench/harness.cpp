@@ -67,11 +67,11 @@ double Harness::median_seconds(const MakeCall& make) {
   }
   size_t next = 0;
   const auto run = [&](int64_t count) {
-    const std::unique_ptr<StreamMarks> marks = stream_.make_marks();
-    marks->mark();
+    StreamMarks marks(stream_);
+    marks.mark();
     for (int64_t i = 0; i < count; ++i) calls[next++ % calls.size()]();
-    marks->mark();
-    return marks->seconds()[0] / static_cast<double>(count);
+    marks.mark();
+    return marks.seconds()[0] / static_cast<double>(count);
   };
   run(1);
   const int64_t warm_ups = std::max<int64_t>(effort_.warm_ups, static_cast<int64_t>(sets)) - 1;
@@ -79,13 +79,13 @@ double Harness::median_seconds(const MakeCall& make) {
   const auto calls_of_lap = std::clamp<int64_t>(std::llround(kLeastLap / once), 1, kMostCalls);
   const double lap = once * static_cast<double>(calls_of_lap);
   const auto laps = std::clamp<int64_t>(std::llround(effort_.seconds / lap), effort_.repeats, kMostCalls);
-  const std::unique_ptr<StreamMarks> marks = stream_.make_marks();
-  marks->mark();
+  StreamMarks marks(stream_);
+  marks.mark();
   for (int64_t i = 0; i < laps; ++i) {
     for (int64_t k = 0; k < calls_of_lap; ++k) calls[next++ % calls.size()]();
-    marks->mark();
+    marks.mark();
   }
-  const double seconds = median(marks->seconds()) / static_cast<double>(calls_of_lap);
+  const double seconds = median(marks.seconds()) / static_cast<double>(calls_of_lap);
   stream_.start_profile();
   calls[0]();
   const std::vector<KernelTime> times = stream_.take_profile();

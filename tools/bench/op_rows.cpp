@@ -1,6 +1,7 @@
 #include "tools/bench/op_rows.h"
 
 #include "kernels/ops.h"
+#include "nn/host_values.h"
 
 namespace sffn {
 namespace {
@@ -88,12 +89,16 @@ void cross_entropy_row(Harness& harness, Json& rows, int64_t tokens, int64_t voc
 void adamw_row(Harness& harness, Json& rows, int64_t parameters, DType act) {
   const DType acc = accumulate_type(act);
   const bool rounds = act != acc;
-  const AdamWStep step{.learning_rate = 1e-4, .beta1 = 0.9, .beta2 = 0.95, .eps = 1e-8, .weight_decay = 0.1};
+  const AdamWOptions options{.beta1 = 0.9, .beta2 = 0.95, .eps = 1e-8, .weight_decay = 0.1};
+  std::vector<double> numbers(update::kCount, 1);
+  numbers[update::kLearningRate] = 1e-4;
   const double seconds = harness.median_seconds([&](Workspace& memory) -> Call {
     const Tensor master = memory.normal(acc, {parameters}), grad = memory.normal(acc, {parameters});
     const Tensor m = memory.zero(acc, {parameters}), v = memory.zero(acc, {parameters});
     const Tensor rounded = rounds ? memory.zero(act, {parameters}) : Tensor();
-    return [=, &harness] { ops::adamw(harness.stream(), master, rounded, m, v, grad, step); };
+    const Tensor of_step = memory.zero(DType::kF64, {update::kCount});
+    write_values(harness.stream(), of_step, numbers);
+    return [=, &harness] { ops::adamw(harness.stream(), master, rounded, m, v, grad, of_step, options); };
   });
   rows.push_back(harness.to_json({.name = "adamw",
                                   .shape = shape_of({parameters}, act),

@@ -2,6 +2,7 @@
 
 #include "kernels/cpu/capabilities.h"
 #include "model/memory_plan.h"
+#include "nn/host_values.h"
 #include "tools/bench/bench.h"
 
 #ifdef _OPENMP

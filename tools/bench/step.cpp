@@ -1,13 +1,18 @@
 #include "tools/bench/step.h"
 
+#include "comm/agree.h"
+#include "kernels/cuda/runtime.h"
+#include "kernels/ops.h"
 #include "model/flops.h"
 #include "tools/bench/profile.h"
 #include "train/device_peaks.h"
 #include "train/engine.h"
+#include "train/memory_check.h"
 #include "train/random_batch.h"
 
 #include <algorithm>
 #include <chrono>
+#include <utility>
 
 namespace sffn {
 namespace {
@@ -18,6 +23,17 @@ double median(std::vector<double> values) {
   return values.size() % 2 ? values[middle] : 0.5 * (values[middle - 1] + values[middle]);
 }
 
+// On a GPU: its matrix products, and which of them cuBLASLt fuses with what follows.
+Json products_of(Stream& stream) {
+  Json lines = Json::array();
+  if constexpr (kHasCuda) {
+    if (stream.is_cuda()) {
+      for (const std::string& line : cuda::describe_products(stream)) lines.push_back(line);
+    }
+  }
+  return lines;
+}
+
 }  // namespace
 
 Json bench_step(Config config, Communicator& ranks, DeviceRuntime& runtime, const StepBench& bench) {
@@ -26,29 +42,32 @@ Json bench_step(Config config, Communicator& ranks, DeviceRuntime& runtime, cons
   }
   config.train.tokens_per_step = config.train.micro_batch * config.model.context * ranks.size();
   const auto alone = make_self_communicator();
-  const Measurement plan = Engine::measure(config, ranks.rank(), ranks.size());
+  Measurement plan;
+  together(ranks, [&] { plan = measure_for(runtime, config, ranks.rank(), ranks.size()); });
   Engine engine(config, {&ranks, &ranks, alone.get()}, runtime, plan.arenas);
   engine.initialise([&] { return random_token_counts(config); });
 
-  const auto run_step = [&](int64_t step) {
-    const auto batch_of = [&](int64_t first, int64_t count) { return random_batch(config, step, first, count); };
-    return engine.step(step, batch_of, config.optimizer.lr, [](std::string_view) {});
-  };
   std::vector<double> step_ms, forward_backward_ms, optimizer_ms, communication_ms;
   const int64_t last = bench.warm_up + bench.steps;
+  int64_t started = 0;
+  auto finished_at = std::chrono::steady_clock::now();
   for (int64_t step = 1; step <= last; ++step) {
-    ranks.barrier();
-    const auto start = std::chrono::steady_clock::now();
-    const StepNumbers numbers = run_step(step);
-    engine.stream().synchronize();
-    const double ms = std::chrono::duration<double, std::milli>(std::chrono::steady_clock::now() - start).count();
+    while (started < std::min(last, step - 1 + engine.depth())) {  // the device never waits for the host
+      ++started;
+      const auto batch_of = [&](int64_t first, int64_t count) { return random_batch(config, started, first, count); };
+      engine.start(started, batch_of, config.optimizer.lr, {}, [](std::string_view) {});
+    }
+    const StepNumbers numbers = engine.finish();
+    const auto now = std::chrono::steady_clock::now();
+    const double ms = std::chrono::duration<double, std::milli>(now - std::exchange(finished_at, now)).count();
     if (step <= bench.warm_up) continue;
-    step_ms.push_back(ranks.max_value(ms));
+    step_ms.push_back(ms);
     forward_backward_ms.push_back(numbers.forward_backward_ms);
     optimizer_ms.push_back(numbers.optimizer_ms);
     communication_ms.push_back(numbers.communication_ms);
   }
 
+  for (double& ms : step_ms) ms = ranks.max_value(ms);
   const double tokens_per_second = static_cast<double>(config.train.tokens_per_step) / median(step_ms) * 1e3;
   Json report;
   const DevicePeaks* peaks = find_card(runtime.name());
@@ -62,12 +81,14 @@ Json bench_step(Config config, Communicator& ranks, DeviceRuntime& runtime, cons
   report["optimizer_ms"] = median(optimizer_ms);
   report["exposed_communication_ms"] = median(communication_ms);
   report["memory_bytes"] = engine.memory_bytes();
+  report["products"] = products_of(engine.stream());
   report["model_tflops"] = 1e-12 * flops_per_second;
   const bool bf16 = config.train.precision == Precision::kBf16;
   report["mfu"] = peaks != nullptr ? Json(flops_per_second / (peaks->flops(bf16) * ranks.size())) : Json();
   if (bench.profile) {
+    const auto batch_of = [&](int64_t first, int64_t count) { return random_batch(config, last + 1, first, count); };
     engine.stream().start_profile();
-    run_step(last + 1);
+    engine.step(last + 1, batch_of, config.optimizer.lr, [](std::string_view) {});
     const std::vector<KernelTime> times = engine.stream().take_profile();
     double seconds = 0;
     for (const KernelTime& time : times) seconds += time.seconds;

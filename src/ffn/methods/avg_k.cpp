@@ -31,7 +31,9 @@ class AvgKSelector final : public Selector {
   Selection select(Context& ctx, const SelectorInput& in, std::unique_ptr<Selector::Saved>& out_saved) override;
   void backward(Context& ctx, const Selector::Saved& saved, const SelectorInput& in, const Selection& chosen,
                 const Tensor& dweights, Tensor dx) override;
-  void after_step(Stream& stream, const std::vector<double>& load) override { balance_.after_step(stream, load); }
+  void after_step(Stream& stream, const Tensor& load, const Tensor& numbers) override {
+    balance_.after_step(stream, load, numbers);
+  }
   bool needs_whole_step() const override { return balance_.needs_whole_step(); }
 
  private:

@@ -24,7 +24,7 @@ class DenseFfn final : public FfnLayer {
 
  private:
   struct Hidden {
-    Tensor z, gate;  // [N, M]; gate absent without a gate table
+    Tensor z, gate;  // [N, M]; z absent where no backward pass follows, gate without a gate table
   };
   struct Saved final : FfnLayer::Saved {
     AddNorm::Saved norm;  // norm.normed is x
@@ -32,8 +32,8 @@ class DenseFfn final : public FfnLayer {
     int64_t time = 0;
   };
   Tensor allocate(Arena&, const Tensor& like, std::string_view what) const;
-  Hidden allocate_hidden(Arena&, const Tensor& like) const;
-  void project(Context&, const Hidden&, const Tensor& x) const;
+  Hidden allocate_hidden(Context&, const Tensor& like) const;
+  void project(Context&, Tensor h, const Hidden&, const Tensor& x) const;
   Dropout dropout(const Context&, int64_t time) const;
 
   FfnConfig config_;
@@ -75,9 +75,11 @@ Tensor DenseFfn::allocate(Arena& arena, const Tensor& like, std::string_view wha
   return arena.allocate({like.rows(), config_.d_ff}, like.dtype(), what);
 }
 
-DenseFfn::Hidden DenseFfn::allocate_hidden(Arena& arena, const Tensor& like) const {
+// In scratch where it is made again.
+DenseFfn::Hidden DenseFfn::allocate_hidden(Context& ctx, const Tensor& like) const {
+  Arena& arena = recompute_ ? ctx.scratch : ctx.saved;
   Hidden hidden;
-  hidden.z = allocate(arena, like, "ffn z");
+  if (ctx.gradients) hidden.z = allocate(arena, like, "ffn z");
   if (gate_keys_) hidden.gate = allocate(arena, like, "ffn gate");
   return hidden;
 }
@@ -86,9 +88,9 @@ Dropout DenseFfn::dropout(const Context& ctx, int64_t time) const {
   return site_dropout(ctx, dropout_probability_, RandomSite::kFfnDropout, layer_, time * d_model_);
 }
 
-void DenseFfn::project(Context& ctx, const Hidden& hidden, const Tensor& x) const {
-  keys_.forward(ctx, hidden.z, x);
+void DenseFfn::project(Context& ctx, Tensor h, const Hidden& hidden, const Tensor& x) const {
   if (gate_keys_) gate_keys_->forward(ctx, hidden.gate, x);
+  keys_.forward_activated(ctx, h, hidden.z, x, hidden.gate, config_.activation);
 }
 
 Residual DenseFfn::forward(Context& ctx, const FfnInput& in, std::unique_ptr<FfnLayer::Saved>& out_saved) {
@@ -97,13 +99,12 @@ Residual DenseFfn::forward(Context& ctx, const FfnInput& in, std::unique_ptr<Ffn
   saved->norm = norm_.forward(ctx, in.h);
   const Tensor sum = saved->norm.sum, x = saved->norm.normed;
   Tensor y = ctx.saved.allocate(x.shape(), x.dtype(), "ffn out");
-  if (!recompute_) saved->hidden = allocate_hidden(ctx.saved, x);
 
   const ArenaScope scope(ctx.scratch);
-  const Hidden hidden = recompute_ ? allocate_hidden(ctx.scratch, x) : saved->hidden;
+  const Hidden hidden = allocate_hidden(ctx, x);
+  if (!recompute_) saved->hidden = hidden;
   Tensor h = allocate(ctx.scratch, x, "ffn h");
-  project(ctx, hidden, x);
-  ops::activation_forward(ctx.stream, h, hidden.z, hidden.gate, config_.activation);
+  project(ctx, h, hidden, x);
   ops::matmul(ctx.stream, y, h, Transpose::kNo, values_->value, Transpose::kNo, value_of(value_bias_), Accumulate::kNo);
   const Dropout dropped = dropout(ctx, in.time);
   if (dropped.probability > 0) ops::dropout(ctx.stream, y, dropped);
@@ -116,21 +117,20 @@ void DenseFfn::backward(Context& ctx, const FfnLayer::Saved& base, Tensor dh) {
   const Tensor& x = saved.norm.normed;
   Stream& stream = ctx.stream;
   const ArenaScope scope(ctx.scratch);
-  const Hidden hidden = recompute_ ? allocate_hidden(ctx.scratch, x) : saved.hidden;
-  if (recompute_) project(ctx, hidden, x);
+  const Hidden hidden = recompute_ ? allocate_hidden(ctx, x) : saved.hidden;
+  Tensor h = allocate(ctx.scratch, x, "ffn h, then dz");
+  if (recompute_) project(ctx, h, hidden, x);
   const Tensor dy = dropout_backward(ctx, dh, dropout(ctx, saved.time));
 
-  // y = h·V + c_v
-  Tensor h = allocate(ctx.scratch, x, "ffn h, then dz");
+  // y = h·V + c_v. h is that of the stored z, whether z was kept or made again: a fused product may have made h of a z
+  // before it was rounded.
   ops::activation_forward(stream, h, hidden.z, hidden.gate, config_.activation);
-  ops::matmul(stream, values_->grad, h, Transpose::kYes, dy, Transpose::kNo, Tensor(), Accumulate::kYes);
-  if (value_bias_ != nullptr) ops::column_sum(stream, value_bias_->grad, dy);
+  ops::weight_gradient(stream, values_->grad, grad_of(value_bias_), dy, h, Transpose::kNo);
 
-  // h = f(z) or f(gate) ⊙ z; h is spent, so its memory takes its gradient and then that of z.
+  // h = f(z) or f(gate) ⊙ z; h is spent, so its memory takes the gradient of z.
   Tensor dz = h;
   const Tensor dgate = gate_keys_ ? allocate(ctx.scratch, x, "ffn dgate") : Tensor();
-  ops::matmul(stream, dz, dy, Transpose::kNo, values_->value, Transpose::kYes, Tensor(), Accumulate::kNo);
-  ops::activation_backward(stream, dz, dgate, dz, hidden.z, hidden.gate, config_.activation);
+  ops::matmul_activation_backward(stream, dz, dgate, dy, values_->value, hidden.z, hidden.gate, config_.activation);
 
   // z = x·Kᵀ + c_k;  gate = x·Gᵀ
   Tensor dx = ctx.scratch.allocate(x.shape(), x.dtype(), "ffn dx");

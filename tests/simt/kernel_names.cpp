@@ -1,20 +1,13 @@
-// Events, whose time is the host's because a launch returns when its kernel has run, and the names of kernels, from the
-// symbol table of the program.
+// The names of kernels, from the symbol table of the program.
 #include "cuda_runtime.h"
 #include <elf.h>
 #include <link.h>
 
-#include <chrono>
 #include <fstream>
 #include <iterator>
 #include <map>
 #include <string>
 #include <vector>
-
-struct CUevent_st {
-  std::chrono::steady_clock::time_point at;
-  bool recorded = false;
-};
 
 namespace {
 
@@ -50,30 +43,6 @@ std::map<uintptr_t, std::string> read_symbols() {
 }
 
 }  // namespace
-
-cudaError_t cudaEventCreate(cudaEvent_t* event) {
-  *event = new CUevent_st;
-  return cudaSuccess;
-}
-
-cudaError_t cudaEventDestroy(cudaEvent_t event) {
-  delete event;
-  return cudaSuccess;
-}
-
-cudaError_t cudaEventRecord(cudaEvent_t event, cudaStream_t) {
-  event->at = std::chrono::steady_clock::now();
-  event->recorded = true;
-  return cudaSuccess;
-}
-
-cudaError_t cudaEventSynchronize(cudaEvent_t) { return cudaSuccess; }
-
-cudaError_t cudaEventElapsedTime(float* ms, cudaEvent_t first, cudaEvent_t last) {
-  if (!first->recorded || !last->recorded) return cudaErrorInvalidValue;
-  *ms = std::chrono::duration<float, std::milli>(last->at - first->at).count();
-  return cudaSuccess;
-}
 
 cudaError_t cudaFuncGetName(const char** name, const void* function) {
   static const std::map<uintptr_t, std::string> names = read_symbols();

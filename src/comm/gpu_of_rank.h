@@ -1,0 +1,13 @@
+// Which GPU of its node a rank takes.
+#pragma once
+#include <string>
+#include <vector>
+
+namespace sffn {
+
+// visible[r]: the identities of the GPUs that rank r of the node sees, in its own numbering. Returns the number of
+// `rank`'s: its position among the ranks that see the same list. So a launcher may show every GPU to all ranks, or to
+// each rank its own. Throws UsageError where a rank is left without a GPU of its own, saying what would be right.
+int gpu_of_rank(const std::vector<std::vector<std::string>>& visible, int rank);
+
+}  // namespace sffn
