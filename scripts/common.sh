@@ -5,7 +5,7 @@ root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 
 # What the build and the tests need, from the distribution's own archive.
 packages=(g++ cmake ninja-build pkg-config ccache openmpi-bin libopenmpi-dev libdnnl-dev nlohmann-json3-dev
-          libspdlog-dev libcli11-dev catch2 libsentencepiece-dev libxxhash-dev libzstd-dev zlib1g-dev strace)
+          libspdlog-dev libcli11-dev catch2 libsentencepiece-dev libxxhash-dev libzstd-dev zlib1g-dev strace python3)
 
 say() { printf '%s\n' "$*"; }
 die() { printf 'error: %s\n' "$*" >&2; exit "${code:-1}"; }

@@ -53,7 +53,15 @@ foreach(schedule forward reverse random)
     PROPERTIES LABELS ${label} ENVIRONMENT SFFN_SIMT_SCHEDULE=${schedule})
 endforeach()
 
-# Once, in a plain build: the list of kernels, none of which may go untested.
+# Once, in a plain build: the benchmarks and the script that runs them, at small sizes.
+if(NOT SFFN_SANITIZE)
+  add_dependencies(device_tests sffn)
+  add_test(NAME "simt: the slots of gpu_check" COMMAND Python3::Interpreter ${CMAKE_CURRENT_SOURCE_DIR}/scripts/gpu_check_test.py
+           OnTheExecutor --build ${PROJECT_BINARY_DIR})
+  set_tests_properties("simt: the slots of gpu_check" PROPERTIES LABELS core)
+endif()
+
+# Likewise: the list of kernels, none of which may go untested.
 if(NOT SFFN_SANITIZE)
   add_test(NAME "simt: the tests of the ops run every kernel"
            COMMAND ${CMAKE_CURRENT_SOURCE_DIR}/simt/kernels.sh $<TARGET_FILE:test_ops>)

@@ -5,6 +5,7 @@
 #include "core/log.h"
 #include "tools/bench/comm.h"
 #include "tools/bench/costs.h"
+#include "tools/bench/profile.h"
 #include "tools/bench/step.h"
 #include "tools/commands.h"
 #include "tools/options.h"
@@ -20,9 +21,12 @@ namespace {
 struct Arguments {
   std::string config, backend, costs;
   std::vector<std::string> overrides;
-  int64_t steps = 10;
-  double seconds = 0.25;
-  bool json = false;
+  std::vector<std::string> groups;
+  std::vector<int64_t> block_sizes;
+  StepBench step;
+  double seconds = 0;  // 0: as the backend wants
+  int64_t repeats = 0;
+  bool json = false, small = false;
 };
 
 void print_collectives(const Json& report) {
@@ -46,8 +50,15 @@ void print_step(const Json& report) {
   std::printf("  exposed communication %10.3f ms\n", number("exposed_communication_ms"));
   std::printf("  throughput            %10.0f tokens/s, %.4f model TFLOP/s\n", number("tokens_per_second"),
               number("model_tflops"));
+  if (!report.find("mfu")->is_null()) {
+    std::printf("  MFU                   %10.1f%% of the peak of %s\n", 100 * number("mfu"),
+                report.find("device")->as_string().c_str());
+  }
   std::printf("  memory of rank 0      %10.1f MiB\n", number("memory_bytes") / (1 << 20));
   for (const Json& line : report.find("products")->as_array()) std::printf("  product %s\n", line.as_string().c_str());
+  if (report.find("profile") == nullptr) return;
+  std::printf("  outside of kernels    %10.3f ms\n\n", number("outside_kernels_ms"));
+  std::fputs(format_profile(*report.find("profile")).c_str(), stdout);
 }
 
 Config load_model(Communicator& ranks, const Arguments& arguments) {
@@ -64,7 +75,7 @@ int run_step(World& world, const Arguments& arguments) {
   const Config config = load_model(ranks, arguments);
   const OpenDevice device = open_device(config.backend, world);
   log_world(world, device);
-  const Json report = bench_step(config, *device.ranks, *device.runtime, arguments.steps);
+  const Json report = bench_step(config, *device.ranks, *device.runtime, arguments.step);
   if (ranks.rank() != 0) return 0;
   if (arguments.json)
     print_json(report);
@@ -82,7 +93,17 @@ int run_ops(World& world, const Arguments& arguments) {
     return 0;
   }
   if (arguments.config.empty()) throw UsageError("bench ops", "needs a configuration file, or --write-costs FILE");
-  const Json report = bench_ops({load_model(world.ranks(), arguments), arguments.seconds});
+  const Config config = load_model(world.ranks(), arguments);
+  const OpenDevice device = open_device(config.backend, world);
+  log_world(world, device);
+  BenchOptions options{config, effort_for(device.runtime->device()), arguments.groups, arguments.block_sizes,
+                       arguments.small};
+  if (arguments.seconds > 0) options.effort.seconds = arguments.seconds;
+  if (arguments.repeats > 0) {
+    options.effort.repeats = arguments.repeats;
+    options.effort.warm_ups = (arguments.repeats + 1) / 2;
+  }
+  const Json report = bench_ops(options, *device.runtime);
   if (world.ranks().rank() != 0) return 0;
   if (arguments.json)
     print_json(report);
@@ -114,29 +135,41 @@ void add_bench_command(CLI::App& app, Chosen& chosen) {
       command->add_subcommand("step", "one training step on random tokens, one micro-batch a rank; medians");
   step->add_option("config", arguments->config, "configuration file")->required();
   step->add_option("--set", arguments->overrides, "path.to.key=value, on top of the file; may repeat");
-  step->add_option("--steps", arguments->steps, "timed steps, after two that are not")
+  step->add_option("--steps", arguments->step.steps, "timed steps")->check(CLI::PositiveNumber)->capture_default_str();
+  step->add_option("--warm-up", arguments->step.warm_up, "steps before them")
       ->check(CLI::PositiveNumber)
       ->capture_default_str();
+  step->add_flag("--profile", arguments->step.profile,
+                 "one more step, whose kernels are timed and held against the device's roofline (cuda)");
   step->add_option("--backend", arguments->backend, "auto | cpu | cuda");
   step->add_flag("--json", arguments->json, "for machines");
-  step->footer("Example:\n  sffn bench step configs/bench/small.json --set train.precision=bf16");
+  step->footer(
+      "Examples:\n  sffn bench step configs/bench/small.json --set train.precision=bf16\n"
+      "  sffn bench step configs/gpt2-124m.json --backend cuda --set train.precision=bf16 --profile");
   step->callback([arguments, &chosen] {
     chosen = [arguments] { return run_world([&](World& world) { return run_step(world, *arguments); }); };
   });
 
   CLI::App* ops = command->add_subcommand(
-      "ops", "each matrix product of a micro-batch alone, their sum, and the rates of the other ops");
+      "ops", "each matrix product of a micro-batch alone, their sum, and the rates of the other ops; or groups of ops");
   ops->add_option("config", arguments->config, "configuration file");
   ops->add_option("--set", arguments->overrides, "path.to.key=value, on top of the file; may repeat");
-  ops->add_option("--seconds", arguments->seconds, "an op repeats for at least so long")
-      ->check(CLI::PositiveNumber)
-      ->capture_default_str();
+  ops->add_option("--group", arguments->groups,
+                  "A: ceilings of the device and the model's products. B: attention. C: ops bound by memory. D: the "
+                  "block product at every granularity. May repeat");
+  ops->add_option("--block-size", arguments->block_sizes, "of group D alone this one; may repeat");
+  ops->add_option("--seconds", arguments->seconds, "an op repeats for about so long (cpu: 0.25, cuda: 0.02)")
+      ->check(CLI::PositiveNumber);
+  ops->add_option("--repeats", arguments->repeats, "and at least so often (cpu: 5, cuda: 20, after half as many)")
+      ->check(CLI::PositiveNumber);
+  ops->add_flag("--small", arguments->small, "groups at small sizes: to try the program, not the machine");
   ops->add_option("--write-costs", arguments->costs,
                   "instead: measure both forms of the block product and write their table, src/ffn/expert_costs.inc");
   ops->add_option("--backend", arguments->backend, "auto | cpu | cuda");
   ops->add_flag("--json", arguments->json, "for machines");
   ops->footer(
       "Examples:\n  sffn bench ops configs/bench/small.json --seconds 1\n"
+      "  sffn bench ops configs/bench/gpt2-124m.json --backend cuda --group A --group D --json\n"
       "  sffn bench ops --write-costs src/ffn/expert_costs.inc      (minutes; on an idle machine)");
   ops->callback([arguments, &chosen] {
     chosen = [arguments] { return run_world([&](World& world) { return run_ops(world, *arguments); }); };

@@ -43,8 +43,8 @@ class Side {
     optimizer_->adopt_values(stream_);
   }
 
-  // Everything a step makes, by name, in order.
-  Named step(int64_t step, const Batch& batch) {
+  // Everything a forward and backward pass makes, by name, in order.
+  Named pass(int64_t step, const Batch& batch) {
     ops::fill_zero(stream_, flat_);
     saved_.reset();
     Context ctx{stream_, saved_, scratch_, {alone_.get(), alone_.get(), alone_.get()}, config_.train.seed,
@@ -66,6 +66,11 @@ class Side {
     for (auto param = model_.params().all().rbegin(); param != model_.params().all().rend(); ++param) {
       made.push_back({"grad." + param->spec.name, read_values(stream_, param->grad)});
     }
+    return made;
+  }
+
+  // The weights after the update of a step, added to what it made.
+  void update(int64_t step, Named& made) {
     std::vector<double> numbers(update::kCount, 1);
     numbers[update::kLearningRate] = config_.optimizer.lr;
     numbers[update::kStep] = static_cast<double>(step);
@@ -74,8 +79,9 @@ class Side {
     for (const Param& param : model_.params().all()) {
       made.push_back({param.spec.name, read_values(stream_, param.value)});
     }
-    return made;
   }
+
+  void take_gradients(Side& other) { write_values(stream_, flat_, read_values(other.stream_, other.flat_)); }
 
   // Weights and moments of `other`, through the host.
   void take_state(Side& other) {
@@ -119,7 +125,10 @@ void compare_devices(const Config& config, DeviceRuntime& first, DeviceRuntime& 
   Side a(config, first), b(config, second);
   for (int64_t step = 1; step <= steps; ++step) {
     const Batch batch = random_batch(config, step, 0, config.train.micro_batch);
-    const Named of_a = a.step(step, batch), of_b = b.step(step, batch);
+    Named of_a = a.pass(step, batch), of_b = b.pass(step, batch);
+    b.take_gradients(a);
+    a.update(step, of_a);
+    b.update(step, of_b);
     ComparedStep compared{step, {}};
     for (size_t i = 0; i < of_a.size(); ++i) {
       const auto& [name, values] = of_a[i];

@@ -22,9 +22,10 @@ struct ComparedStep {
   std::vector<ComparedTensor> tensors;  // in the order in which a step makes them
 };
 
-// Runs `steps` training steps of random tokens on both devices, from the initial weights of config.train.seed. After
-// each step the second takes the first one's weights, so that an error does not grow from step to step. Tolerances:
-// 1e-4 in fp32, 5e-2 in bf16. `report` is called after each step; false ends the comparison.
+// Runs `steps` training steps of random tokens on both devices, from the initial weights of config.train.seed. Before
+// each update the second takes the first one's gradients (AdamW makes a whole step of one that is 0 but for rounding,
+// as that of a key's bias), and after it the weights, so that an error does not grow. Tolerances: 1e-4 in fp32, 5e-2 in
+// bf16. `report` is called after each step; false ends the comparison.
 void compare_devices(const Config& config, DeviceRuntime& first, DeviceRuntime& second, int64_t steps,
                      const std::function<bool(const ComparedStep&)>& report);
 

@@ -187,7 +187,6 @@ void Engine::accumulate_gradients(int64_t step, const BatchOf& batch_of, const P
     progress("forward and backward");
     batch_.send(stream_, batch, {static_cast<int32_t>(step), static_cast<int32_t>(first_sequence)});
     model_.params().use_gradients(fold_->next(stream_));
-    const NamedRange name(stream_, "micro-step", leaf);
     micro_steps_.run(stream_, [&] { micro_step(); });
     ops::copy(stream_, mine.slice(leaf - leaves.first, 1).view(books_.leaf.shape()), books_.leaf);
     fold_->push(stream_);

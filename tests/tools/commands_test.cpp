@@ -142,7 +142,12 @@ TEST_CASE("bench step reports the parts of a step", "[tools]") {
     CHECK(number(report, "tokens_per_second") == Approx(1e3 * tokens / number(report, "step_ms")));
     CHECK(number(report, "forward_backward_ms") > 0);
     CHECK(number(report, "forward_backward_ms") <= 2 * number(report, "step_ms"));
+    CHECK(report.find("mfu")->is_null());  // a CPU has no peak that is known
+    CHECK(report.find("device")->as_string() == "cpu");
   }
+  const Ran profile = run_sffn(command + Words{"--profile"});
+  CHECK(profile.code == 2);
+  CHECK(profile.one_error_line("--backend cuda"));
   const Ran none = run_sffn(command + Words{"--set", "model.vocab_size=from_data"});
   CHECK(none.code == 2);
   CHECK(none.one_error_line("--set model.vocab_size=N"));
@@ -161,6 +166,41 @@ TEST_CASE("bench ops adds up the matrix products of a micro-batch", "[tools]") {
   CHECK(number(report, "gemm_bound_ms") == Approx(ms));
   CHECK(number(report, "gemm_flops") == Approx(flops));
   CHECK(!report.find("ops")->as_array().empty());
+}
+
+// Kills: a group without rows, a row of another unit or of no shape, an error that is not looked at.
+TEST_CASE("bench ops times the groups of reference shapes, on a CPU as well", "[tools]") {
+  const TempFolder folder(TempFolder::kMemory);
+  const Words command = {"bench",     "ops", write_model(folder), "--json", "--small",
+                         "--repeats", "1",   "--seconds",         "0.001"};
+  const Json report = sffn_done(command + Words{"--group", "A", "--group", "B", "--group", "C", "--group", "D"}).json();
+  std::map<std::string, int> rows;
+  for (const Json::Member& group : report.find("groups")->as_object()) {
+    for (const Json& row : group.value.as_array()) {
+      const std::string name = row.find("name")->as_string();
+      INFO(group.key << " " << name);
+      ++rows[name];
+      CHECK(!row.find("shape")->as_string().empty());
+      CHECK(number(row, "ms") > 0);
+      CHECK(row.find("of_roofline")->is_null());
+      const Json &bytes = *row.find("gb_per_s"), &flops = *row.find("tflops");
+      CHECK((bytes.is_number() || flops.is_number()));
+      if (!name.starts_with("sffn_")) continue;
+      CHECK(number(row, "error") < 0.01);  // bf16
+      CHECK(number(row, "error") > 1e-4);
+    }
+  }
+  for (const char* name : {"copy", "matmul", "attention_backward", "adamw", "dense_ffn_forward_backward",
+                           "sffn_forward_grouped", "sffn_forward_backward_masked"}) {
+    INFO(name);
+    CHECK(rows[name] > 0);
+  }
+  const Ran unknown = run_sffn(command + Words{"--group", "E"});
+  CHECK(unknown.code == 2);
+  CHECK(unknown.one_error_line("A, B, C, D"));
+  const Ran uneven = run_sffn(command + Words{"--group", "D", "--block-size", "7"});
+  CHECK(uneven.code == 2);
+  CHECK(uneven.one_error_line("64 cells"));
 }
 
 // Kills: collectives that a rank does not join.

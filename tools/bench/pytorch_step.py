@@ -4,8 +4,10 @@
 A step is forward, backward, clipping by the global norm and AdamW, on one micro-batch of random tokens. Medians over the
 timed steps, after warm-up; prints one JSON object.
     python3 tools/bench/pytorch_step.py --layers 12 --d-model 768 --heads 12 --vocab 50304 --micro-batch 4 --precision bf16
+On a GPU (--device cuda) attention is forced to cuDNN, and --compile compiles each block.
 """
 import argparse
+import contextlib
 import json
 import os
 import statistics
@@ -67,17 +69,34 @@ def make_optimizer(model, kind):
     return torch.optim.AdamW(groups, lr=3e-4, betas=(0.9, 0.95), **{kind: True})
 
 
+def attention_backend(device):
+    """cuDNN's on a GPU, where the default would be slower; PyTorch's own on a CPU."""
+    if device != "cuda":
+        return contextlib.nullcontext()
+    from torch.nn.attention import SDPBackend, sdpa_kernel
+
+    return sdpa_kernel(SDPBackend.CUDNN_ATTENTION)
+
+
+def compiled(model, device):
+    if device != "cuda":
+        return torch.compile(model)
+    for i, block in enumerate(model.blocks):
+        model.blocks[i] = torch.compile(block)
+    return model
+
+
 def run(o):
     torch.manual_seed(1)
-    model = Gpt(o)
+    model = Gpt(o).to(o.device)
     parameters = sum(p.numel() for p in model.parameters())
     optimizer = make_optimizer(model, o.adamw)
-    forward = torch.compile(model) if o.compile else model
-    ids = torch.randint(0, o.vocab, (o.micro_batch, o.context + 1))
+    forward = compiled(model, o.device) if o.compile else model
+    ids = torch.randint(0, o.vocab, (o.micro_batch, o.context + 1), device=o.device)
     inputs, targets = ids[:, :-1].contiguous(), ids[:, 1:].contiguous()
 
     def step():
-        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=o.precision == "bf16"):
+        with torch.autocast(o.device, dtype=torch.bfloat16, enabled=o.precision == "bf16"), attention_backend(o.device):
             loss = forward(inputs, targets)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0, foreach=True)
@@ -99,6 +118,7 @@ def run(o):
         "tokens_per_second": o.micro_batch * o.context / median,
         "parameters": parameters,
         "loss": loss,
+        "device": torch.cuda.get_device_name() if o.device == "cuda" else "cpu",
         "threads": torch.get_num_threads(),
         "torch": torch.__version__,
         **{key: getattr(o, key) for key in ("layers", "d_model", "heads", "d_ff", "context", "vocab", "micro_batch",
@@ -115,12 +135,13 @@ def main():
     parser.add_argument("--context", type=int, default=256)
     parser.add_argument("--vocab", type=int, default=8192)
     parser.add_argument("--micro-batch", type=int, default=8)
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--precision", choices=("fp32", "bf16"), default="fp32")
     parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
     parser.add_argument("--steps", type=int, default=10)
     parser.add_argument("--warmup", type=int, default=3)
     parser.add_argument("--adamw", choices=("fused", "foreach"), default="fused")
-    parser.add_argument("--compile", action="store_true", help="torch.compile the model (needs a C++ compiler)")
+    parser.add_argument("--compile", action="store_true", help="torch.compile the model, on a GPU each block (needs a C++ compiler)")
     options = parser.parse_args()
     options.d_ff = options.d_ff or 4 * options.d_model
     torch.set_num_threads(options.threads)

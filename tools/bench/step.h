@@ -5,9 +5,17 @@
 
 namespace sffn {
 
-// Times `steps` updates after two warm-up ones, on random tokens, one micro-batch a rank. Collective. Medians:
-// {"tokens_per_second", "step_ms", "forward_backward_ms", "optimizer_ms", "exposed_communication_ms", "memory_bytes",
-// "model_tflops", "products": of a GPU, the matrix products and what is fused with them}.
-Json bench_step(Config config, Communicator& ranks, DeviceRuntime& runtime, int64_t steps);
+struct StepBench {
+  int64_t steps = 10, warm_up = 2;
+  bool profile = false;  // one more step, whose kernels are timed
+};
+
+// Times updates on random tokens, one micro-batch a rank. Collective. Medians:
+// {"name", "device", "ranks", "tokens_per_second", "step_ms", "forward_backward_ms", "optimizer_ms",
+// "exposed_communication_ms", "memory_bytes", "model_tflops", "mfu", "products"}, mfu null where the device's peak is
+// unknown, products those of a GPU and what is fused with them; with profile also "profile" (rows of profile.h) and
+// "outside_kernels_ms", what no kernel accounts for. Throws UsageError where a profile is wanted of a device without
+// kernels.
+Json bench_step(Config config, Communicator& ranks, DeviceRuntime& runtime, const StepBench& bench);
 
 }  // namespace sffn

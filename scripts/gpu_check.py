@@ -1,0 +1,321 @@
+#!/usr/bin/env python3
+"""The slots of scripts/gpu_check.sh, which looks for a GPU and builds first. Each slot has its own limit and is written
+to OUT/result.json and OUT/README.md as soon as it ends, so that whatever stops the run leaves those before it."""
+import argparse
+import datetime
+import glob
+import json
+import os
+import platform
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+
+ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+sys.path[:0] = [os.path.join(ROOT, "scripts"), os.path.join(ROOT, "tools", "bench")]
+import gpu_check_report  # noqa: E402
+import peers as join_peers  # noqa: E402
+
+
+class Late(Exception):
+    """A command that ran past its limit, with what it had printed."""
+
+    def __init__(self, printed):
+        super().__init__("stopped at the limit")
+        self.printed = printed
+
+
+def run(command, seconds, log, environment=None):
+    """(exit code, stdout). The command's process group ends with it; stderr goes to the log."""
+    log.write(f"$ {' '.join(command)}\n")
+    log.flush()
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=log, text=True, start_new_session=True,
+                               env={**os.environ, **(environment or {})})
+    try:
+        printed, _ = process.communicate(timeout=max(seconds, 1))
+        return process.returncode, printed
+    except subprocess.TimeoutExpired:
+        os.killpg(process.pid, signal.SIGKILL)
+        printed, _ = process.communicate()
+        raise Late(printed) from None
+
+
+class Run:
+    """What slots share: where things are, and the time that is left."""
+
+    def __init__(self, options):
+        self.build, self.out, self.small = options.build, options.out, options.small
+        self.sffn = os.path.join(self.build, "tools", "sffn")
+        self.peers_file = options.peers
+        self.end = time.monotonic() + options.seconds
+        self.slot_end = self.end
+        self.log = None
+        self.has_torch = not self.small and subprocess.run(
+            [sys.executable, "-c", "import torch; assert torch.cuda.is_available()"], stderr=subprocess.DEVNULL,
+            check=False).returncode == 0
+
+    def left(self):
+        return self.slot_end - time.monotonic()
+
+    def command(self, *command, limit=None):
+        return run([str(part) for part in command], min(limit or self.left(), self.left()), self.log)
+
+    def json_of(self, *command):
+        code, printed = self.command(*command)
+        if code != 0:
+            raise RuntimeError(f"exit code {code} of {' '.join(map(str, command))}")
+        return json.loads(printed)
+
+
+# ---- Slots: take a Run, return a result; its "good" is False where something is wrong ----
+
+
+def tests(run_):
+    if shutil.which("ctest") and os.path.exists(os.path.join(run_.build, "CTestTestfile.cmake")):
+        code, printed = run_.command("ctest", "--test-dir", run_.build, "-L", "gpu", "-j", 8, "--timeout", 120,
+                                     "--output-on-failure")
+    else:
+        code, printed = 0, ""
+        for program, arguments in (("test_device", []), ("test_ops", ["~[cpu]"])):
+            failed, text = run_.command(os.path.join(run_.build, "tests", program), *arguments)
+            code, printed = code or failed, printed + text
+    run_.log.write(printed)
+    summary = re.findall(r"^(?:\d+% tests passed.*|All tests passed.*|test cases:.*|No tests were found.*)$", printed, re.M)
+    return {"good": code == 0 and bool(summary) and "No tests" not in summary[0], "summary": summary}
+
+
+# What the tests of these tags run is judged by memcheck, as far as the time goes; racecheck is slower still.
+MEMCHECK = ["[blocks]", "[attention]", "[routing]", "[top_b]", "[add_norm]", "[cross_entropy]", "[embedding]", "[cells]",
+            "[product_keys]", "[adamw]", "[matmul]", "[activation]", "[gate]", "[aggregate]"]
+RACECHECK = ["[top_b]", "[softmax]", "[blocks]"]
+
+
+def sanitizer(run_):
+    tool = shutil.which("compute-sanitizer") or "/usr/local/cuda/bin/compute-sanitizer"
+    if not os.access(tool, os.X_OK):
+        return {"good": None, "summary": ["compute-sanitizer is not on this machine"]}
+    program, checked, bad = os.path.join(run_.build, "tests", "test_ops"), [], []
+    for kind, tags in (("memcheck", MEMCHECK), ("racecheck", RACECHECK)):
+        for tag in tags:
+            try:
+                code, printed = run_.command(tool, "--tool", kind, "--error-exitcode", 9, program, tag + "~[cpu]",
+                                             limit=run_.left() * (0.75 if kind == "memcheck" else 1))
+            except Late:
+                break
+            run_.log.write(printed)
+            checked.append(f"{kind} {tag}")
+            if code != 0:
+                bad.append(f"{kind} {tag}")
+    return {"good": bool(checked) and not bad, "summary": [f"clean: {len(checked) - len(bad)} of {len(checked)}"] + bad,
+            "checked": checked}
+
+
+def compare(run_):
+    rows = []
+    for config in sorted(glob.glob(os.path.join(ROOT, "configs", "tiny", "*.json"))):
+        for precision in ("fp32",) if run_.small else ("fp32", "bf16"):
+            row = {"name": os.path.basename(config)[:-5], "precision": precision}
+            try:
+                _, printed = run_.command(run_.sffn, "compare", config, "--backends", "cpu,cuda", "--steps",
+                                          1 if run_.small else 2, "--set", f"train.precision={precision}", "--json")
+                report = json.loads(printed)
+                worst = max(report["tensors"], key=lambda t: t["error"] / t["tolerance"] if t["tolerance"] else t["error"])
+                row.update(agree=report["agree"], worst=worst, first=report.get("first"))
+            except (ValueError, Late) as error:  # it printed no JSON
+                row.update(agree=False, error=str(error) or type(error).__name__)
+                if isinstance(error, Late):
+                    rows.append(row)
+                    return {"good": False, "rows": rows}
+            rows.append(row)
+            if run_.small and len(rows) == 2:
+                return {"good": all(r["agree"] for r in rows), "rows": rows}
+    return {"good": bool(rows) and all(row["agree"] for row in rows), "rows": rows}
+
+
+def ops(group, config, *arguments):
+    def slot(run_):
+        path, further = os.path.join(ROOT, "configs", config), arguments
+        if run_.small:
+            path, further = os.path.join(ROOT, "configs", "tiny", "dense.json"), ["--small", "--repeats", 1]
+        report = run_.json_of(run_.sffn, "bench", "ops", path, "--backend", "cuda", "--group", group, "--json", *further)
+        path = os.path.join(run_.out, "rows.json")
+        with open(path, "w") as file:
+            json.dump(report, file)
+        lines = {}
+        try:
+            if run_.has_torch:
+                _, printed = run_.command(sys.executable, os.path.join(ROOT, "tools", "bench", "pytorch_ops.py"), "--rows",
+                                          path, "--seconds", max(5, run_.left() - 5))
+                join_peers.merge(lines, join_peers.parse_lines(printed, "torch"))
+            if run_.peers_file:
+                with open(run_.peers_file) as file:
+                    for command in filter(None, (line.strip() for line in file)):
+                        if not command.startswith("#"):
+                            printed = join_peers.run_command(command, path, run_.left())
+                            join_peers.merge(lines, join_peers.parse_lines(printed, command.split()[0]))
+        except Late as late:
+            join_peers.merge(lines, join_peers.parse_lines(late.printed or "", "torch"))
+        finally:
+            os.remove(path)
+        rows, _ = join_peers.join(report, lines)
+        wrong = [row["name"] + " " + row["shape"] for row in rows if (row.get("of_roofline") or 0) > 1]
+        wrong += [row["name"] + " " + row["shape"] for row in rows if (row.get("error") or 0) > 0.05]
+        return {"good": bool(rows) and not wrong, "device": report["device"], "rows": rows, "suspect": wrong}
+
+    return slot
+
+
+def step(config, micro_batch, predicted, torch_arguments, sparse=None):
+    """predicted: tokens a second at 85% of an H200's ceilings, and at them."""
+
+    def slot(run_):
+        command = [run_.sffn, "bench", "step", os.path.join(ROOT, "configs", config), "--backend", "cuda", "--json",
+                   "--profile", "--warm-up", 10, "--steps", 30, "--set", f"train.micro_batch={micro_batch}", "--set",
+                   "train.precision=bf16"]
+        if sparse:
+            command += ["--set", "model.sparse_ffn=" + json.dumps([sparse])]
+        if run_.small:
+            command = [run_.sffn, "bench", "step", os.path.join(ROOT, "configs", "tiny", "avg_k.json"), "--backend", "cuda",
+                       "--json", "--profile", "--warm-up", 1, "--steps", 2]
+        report = run_.json_of(*command)
+        result = {"good": report["tokens_per_second"] > 0, "step": report, "predicted_h200": predicted}
+        if run_.has_torch and torch_arguments:
+            try:
+                result["torch"] = run_.json_of(sys.executable, os.path.join(ROOT, "tools", "bench", "pytorch_step.py"),
+                                               "--device", "cuda", "--compile", "--precision", "bf16", "--steps", 20,
+                                               "--warmup", 5, *torch_arguments)
+            except (RuntimeError, ValueError, Late) as error:
+                result["torch"] = {"error": str(error)}
+        return result
+
+    return slot
+
+
+TORCH_124M = "--layers 12 --d-model 768 --heads 12 --vocab 50304 --context 1024 --micro-batch 64".split()
+TORCH_BACKBONE = "--layers 24 --d-model 1024 --heads 16 --vocab 50304 --context 1024 --micro-batch 32".split()
+
+
+def sparse_step(block_size, predicted):
+    entry = {"layers": {"every": 6}, "type": "avg_k", "block_size": block_size, "expansion": 16, "active_cells": 4096}
+    return step("bench/backbone.json", 32, predicted, None, entry)
+
+
+def layer(block_size):
+    return ops("D", "bench/backbone.json", "--block-size", str(block_size))
+
+
+# Name, title, limit in seconds, slot: in the order in which they matter.
+SLOTS = [
+    ("tests", "tests of the CUDA backend", 120, tests),
+    ("sanitizer", "op tests under compute-sanitizer", 75, sanitizer),
+    ("compare", "CPU and GPU in lockstep, every method", 45, compare),
+    ("A", "ceilings of the device, and the products of GPT-2 124M", 50,
+     ops("A", "gpt2-124m.json", "--set", "train.micro_batch=64")),
+    ("E-124m", "a step of GPT-2 124M, 64 sequences of 1024", 60, step("gpt2-124m.json", 64, [626e3, 736e3], TORCH_124M)),
+    ("D-64", "the reference layer, blocks of 64", 30, layer(64)),
+    ("D-256", "the reference layer, blocks of 256", 20, layer(256)),
+    ("D-1024", "the reference layer, blocks of 1024", 20, layer(1024)),
+    ("D-128", "the reference layer, blocks of 128", 20, layer(128)),
+    ("D-16", "the reference layer, blocks of 16", 30, layer(16)),
+    ("D-4096", "the reference layer, one block of 4096", 20, layer(4096)),
+    ("B", "attention", 30, ops("B", "bench/backbone.json")),
+    ("C", "ops bound by memory", 30, ops("C", "bench/backbone.json")),
+    ("E-backbone", "a step of the backbone, 32 sequences of 1024", 60,
+     step("bench/backbone.json", 32, [228e3, 269e3], TORCH_BACKBONE)),
+    ("E-64", "the backbone with 4 sparse layers, blocks of 64", 40, sparse_step(64, [184e3, 216e3])),
+    ("E-256", "the backbone with 4 sparse layers, blocks of 256", 40, sparse_step(256, [219e3, 258e3])),
+    ("E-4096", "the backbone with 4 sparse layers, one block of 4096", 40, sparse_step(4096, [224e3, 263e3])),
+]
+
+
+def text_of(*command):
+    try:
+        return subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, timeout=20,
+                              check=False).stdout.strip()
+    except (OSError, subprocess.TimeoutExpired):
+        return ""
+
+
+def machine(run_):
+    card = text_of("nvidia-smi", "--query-gpu=name,driver_version,power.limit,memory.total,clocks.max.sm",
+                   "--format=csv,noheader", "-i", "0").split(", ")
+    keys = ("card", "driver", "power_limit", "memory", "most_clock")
+    return {"date": datetime.date.today().isoformat(), **dict(zip(keys, card + [""] * len(keys))),
+            "cpus": os.cpu_count(), "system": platform.platform(), "build": os.path.basename(os.path.normpath(run_.build)),
+            "commit": text_of("git", "-C", ROOT, "rev-parse", "--short", "HEAD") or None,
+            "sffn": text_of(run_.sffn, "--version"),
+            "torch": text_of(sys.executable, "-c", "import torch; print(torch.__version__)") if run_.has_torch else None}
+
+
+def write(path, text):
+    with open(path + ".new", "w") as file:
+        file.write(text)
+    os.replace(path + ".new", path)
+
+
+def run_slot(run_, name, title, limit, slot):
+    begin = time.monotonic()
+    record = {"title": title, "limit_s": limit}
+    if begin > run_.end:
+        return {**record, "status": "left out: the time was over"}
+    run_.slot_end = min(begin + limit, run_.end)
+    try:
+        result = slot(run_)
+        good = result.pop("good")
+        record.update(status="not possible here" if good is None else "good" if good else "bad", result=result)
+    except Late:
+        record["status"] = "stopped at its limit"
+    except (OSError, RuntimeError, ValueError, KeyError) as error:
+        record.update(status="failed", error=str(error))
+    record["seconds"] = round(time.monotonic() - begin, 1)
+    print(f"{name}: {record['status']} after {record['seconds']} s", flush=True)
+    return record
+
+
+def check(options, slots):
+    run_ = Run(options)
+    os.makedirs(run_.out, exist_ok=True)
+    report = {"machine": machine(run_), "slots": {}}
+    with open(os.path.join(run_.out, "log.txt"), "w") as run_.log:
+        for name, title, limit, slot in slots:
+            report["slots"][name] = run_slot(run_, name, title, limit, slot)
+            write(os.path.join(run_.out, "result.json"), json.dumps(report, indent=1) + "\n")
+            write(os.path.join(run_.out, "README.md"), gpu_check_report.markdown(report))
+    return report
+
+
+def default_out():
+    card = text_of("nvidia-smi", "--query-gpu=name", "--format=csv,noheader", "-i", "0") or "no-card"
+    name = re.sub(r"[^a-z0-9]+", "-", card.lower().replace("nvidia ", "")).strip("-")
+    return os.path.join(ROOT, "docs", "benchmarks", f"{datetime.date.today().isoformat()}-{name}")
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--build")
+    parser.add_argument("--out")
+    parser.add_argument("--seconds", type=float, default=590)
+    parser.add_argument("--slots", default="")
+    parser.add_argument("--peers")
+    parser.add_argument("--small", action="store_true", help="sizes that try the program, not the machine: for tests")
+    parser.add_argument("--list", action="store_true")
+    options = parser.parse_args()
+    if options.list:
+        for name, title, limit, _ in SLOTS:
+            print(f"{name:12} {limit:4} s  {title}")
+        return 0
+    wanted = [name for name in options.slots.split(",") if name] or [name for name, *_ in SLOTS]
+    unknown = set(wanted) - {name for name, *_ in SLOTS}
+    if unknown or not options.build:
+        parser.error(f"unknown slots: {', '.join(sorted(unknown))}" if unknown else "--build DIR is missing")
+    options.out = options.out or default_out()
+    report = check(options, [slot for slot in SLOTS if slot[0] in wanted])
+    print(f"wrote {options.out}")
+    return 0 if all(slot["status"] in ("good", "not possible here") for slot in report["slots"].values()) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,187 @@
+"""The code of scripts/gpu_check.sh that needs no GPU: limits, what is written when, the table, and joining rows.
+
+With --build DIR of the preset simt, also its slots, on the executor at small sizes."""
+import argparse
+import contextlib
+import io
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+import unittest
+
+ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+sys.path[:0] = [os.path.join(ROOT, "scripts"), os.path.join(ROOT, "tools", "bench")]
+import gpu_check  # noqa: E402
+import gpu_check_report  # noqa: E402
+import peers  # noqa: E402
+
+BUILD = None
+
+
+def row(name, ms, **more):
+    keys = ("gb_per_s", "tflops", "roofline_ms", "of_roofline", "predicted_ms", "of_predicted", "error", "memory_bytes")
+    return {"name": name, "shape": "8x8 bf16", "ms": ms, **dict.fromkeys(keys), **more}
+
+
+class FakeRun(unittest.TestCase):
+    def setUp(self):
+        self.folder = tempfile.mkdtemp()
+        self.addCleanup(shutil.rmtree, self.folder)
+
+    def check(self, slots, seconds=60):
+        options = argparse.Namespace(build=self.folder, out=os.path.join(self.folder, "out"), seconds=seconds, small=True,
+                                     peers=None)
+        with contextlib.redirect_stdout(io.StringIO()):
+            return gpu_check.check(options, slots)
+
+    def written(self):
+        with open(os.path.join(self.folder, "out", "result.json")) as file:
+            return json.load(file)
+
+    # Kills: a limit that is not kept, a process left behind, results that are written at the end.
+    def test_a_slot_that_hangs_is_stopped_with_its_children_and_those_before_it_are_written(self):
+        mark = os.path.join(self.folder, "mark")
+
+        def hang(run_):
+            self.assertEqual(self.written()["slots"]["first"]["status"], "good")
+            return run_.json_of("sh", "-c", f"(sleep 3; touch {mark}) & sleep 60")
+
+        begin = time.monotonic()
+        report = self.check([("first", "", 5, lambda run_: {"good": True}), ("hangs", "", 1, hang),
+                             ("last", "", 5, lambda run_: {"good": True, "rows": [{**row("copy", 1.0), "peers": {}}]})])
+        self.assertLess(time.monotonic() - begin, 10)
+        self.assertEqual([slot["status"] for slot in report["slots"].values()], ["good", "stopped at its limit", "good"])
+        self.assertEqual(self.written(), report)
+        time.sleep(3)
+        self.assertFalse(os.path.exists(mark))
+
+    # Kills: an error of one slot that ends the others; a failure that is called good.
+    def test_a_slot_that_fails_is_told_apart_from_one_that_finds_something(self):
+        def fail(run_):
+            return run_.json_of("false")
+
+        report = self.check([("fails", "", 5, fail), ("bad", "", 5, lambda run_: {"good": False, "summary": ["two differ"]}),
+                             ("none", "", 5, lambda run_: {"good": None, "summary": []}),
+                             ("garbage", "", 5, lambda run_: run_.json_of("echo", "not json"))])
+        self.assertEqual([slot["status"] for slot in report["slots"].values()],
+                         ["failed", "bad", "not possible here", "failed"])
+        text = gpu_check_report.markdown(report)
+        for part in ("exit code 1 of false", "* two differ"):
+            self.assertIn(part, text)
+
+    # Kills: slots that begin behind the end.
+    def test_what_has_not_begun_in_time_is_left_out_and_says_so(self):
+        report = self.check([("slow", "", 5, lambda run_: time.sleep(0.2) or {"good": True}),
+                             ("late", "", 5, lambda run_: {"good": True})], seconds=0.1)
+        self.assertIn("left out", report["slots"]["late"]["status"])
+        self.assertNotIn("seconds", report["slots"]["late"])
+
+
+class Report(unittest.TestCase):
+    # Kills: a column that another key fills, a null that is printed as a number, a kernel lost from the sum of the rest.
+    def test_the_table_holds_the_numbers_of_the_slots(self):
+        kernels = [{"kernel": f"kernel_{i}", "launches": 2, "ms": 1.0 + i, "share": 0.01, "gb_per_s": 1000.0, "tflops": None,
+                    "roofline_ms": 0.5, "of_roofline": 0.25} for i in range(20)]
+        ours = {"tokens_per_second": 500000.4, "step_ms": 131.07, "model_tflops": 399.0, "mfu": 0.4034, "memory_bytes": 3.25e10,
+                "optimizer_ms": 1.25, "outside_kernels_ms": 2.5, "profile": kernels}
+        report = {"machine": {"card": "NVIDIA H200", "date": "2026-01-02", "torch": None}, "slots": {
+            "E": {"title": "a step", "status": "good", "seconds": 3.0, "limit_s": 9, "result": {
+                "step": ours, "predicted_h200": [626e3, 736e3], "torch": {"tokens_per_second": 480000.0, "step_ms": 136.5}}},
+            "compare": {"title": "c", "status": "bad", "limit_s": 9, "result": {"rows": [
+                {"name": "avg_k", "precision": "bf16", "agree": False,
+                 "first": {"name": "hidden.0", "error": 0.5, "tolerance": 0.05}, "worst": None}]}},
+            "A": {"title": "a", "status": "good", "limit_s": 9, "result": {"suspect": ["copy 8"], "rows": [
+                {**row("copy", 0.25, gb_per_s=4300.0, of_roofline=0.9), "peers": {"torch": {"ms": 0.5, "ratio": 2.0}}},
+                {**row("add", 0.125), "peers": {}}]}}}}
+        text = gpu_check_report.markdown(report)
+        for part in ("| sffn | 500000 | 131.070 | 399.0 | 40.3% |", "| 626000, 736000 |", "| PyTorch | 480000 | 136.500 |",
+                     "Memory 32.5 GB", "| `kernel_0` | 2 | 1.000 | 1.0% | 1000 | - | 25.0% |",
+                     "| 5 others | 10 | 90.000 | 5.0% |", "hidden.0: 5.0e-01 of 5e-02", "| avg_k | bf16 | **no** |",
+                     "| copy | 8x8 bf16 | 0.2500 | - | 4300 | - | 0.900 | - | - | 0.5000 (2.00) |",
+                     "| add | 8x8 bf16 | 0.1250 | - | - | - | - | - | - | - |", "copy 8"):
+            self.assertIn(part, text)
+        self.assertNotIn("kernel_15`", text)
+        self.assertNotIn("None", text)
+
+
+class Peers(unittest.TestCase):
+    # Kills: rows joined by name alone, a ratio upside down, a peer's message taken for a row.
+    def test_rows_are_joined_by_name_and_shape(self):
+        report = {"groups": {"A": [row("copy", 2.0), row("add", 1.0)]}}
+        lines = peers.parse_lines('warning: slow\n{"name": "copy", "shape": "8x8 bf16", "ms": 3.0}\n'
+                                  '{"name": "copy", "shape": "9x8 bf16", "ms": 1.0}\n[1]\n{"name": "copy"}\n'
+                                  '{"name": "add", "shape": "8x8 bf16", "error": "no memory"}\n'
+                                  '{"name": "add", "shape": "8x8 bf16", "ms": 0.5, "peer": "other"}\n', "file")
+        rows, strangers = peers.join(report, lines)
+        self.assertEqual(rows[0]["peers"], {"file": {"ms": 3.0, "ratio": 1.5}})
+        self.assertEqual(rows[1]["peers"], {"other": {"ms": 0.5, "ratio": 0.5}})
+        self.assertEqual(strangers, 1)
+        self.assertEqual(rows[0]["group"], "A")
+
+    # Kills: commands that do not learn where the rows are, a failing command that ends the others.
+    def test_every_command_of_the_file_is_run_with_the_rows(self):
+        with tempfile.TemporaryDirectory() as folder:
+            ours, commands = os.path.join(folder, "ours.json"), os.path.join(folder, "peers.txt")
+            with open(ours, "w") as file:
+                json.dump({"matmul": [row("matmul", 1.0)], "ops": []}, file)
+            script = os.path.join(folder, "peer.py")
+            with open(script, "w") as file:
+                file.write("import json, sys\nrow = json.load(open(sys.argv[1]))['matmul'][0]\n"
+                           "print(json.dumps({'name': row['name'], 'shape': row['shape'], 'ms': 4.0}))\n")
+            with open(commands, "w") as file:
+                file.write(f"# a comment\nfalse\n\n{sys.executable} {script} {{rows}}\n")
+            ran = subprocess.run([sys.executable, os.path.join(ROOT, "tools", "bench", "peers.py"), "--ours", ours,
+                                  "--commands", commands, "--json"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+                                 check=True)
+        found = json.loads(ran.stdout)["rows"][0]["peers"]
+        self.assertEqual(list(found.values()), [{"ms": 4.0, "ratio": 4.0}])
+        self.assertIn("exit code 1", ran.stderr)
+
+
+class Script(unittest.TestCase):
+    # Kills: a check that goes on without a GPU, an error of several lines.
+    def test_without_a_gpu_there_is_one_line_and_exit_code_2(self):
+        if shutil.which("nvidia-smi"):
+            self.skipTest("this machine has a GPU's driver")
+        ran = subprocess.run([os.path.join(ROOT, "scripts", "gpu_check.sh")], stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+                             text=True, check=False)
+        self.assertEqual((ran.returncode, ran.stdout, ran.stderr.count("\n")), (2, "", 1))
+        self.assertIn("no GPU", ran.stderr)
+
+
+class OnTheExecutor(unittest.TestCase):
+    # Kills: an option or key that the program does not have, a slot whose rows the table cannot show.
+    def test_the_slots_run_on_the_executor_at_small_sizes(self):
+        if BUILD is None:
+            self.skipTest("no --build")
+        with tempfile.TemporaryDirectory() as folder:
+            ran = subprocess.run([sys.executable, os.path.join(ROOT, "scripts", "gpu_check.py"), "--build", BUILD, "--out",
+                                  folder, "--small", "--slots", "compare,A,E-124m,D-64,B,C", "--seconds", "500"],
+                                 stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False)
+            self.assertEqual(ran.returncode, 0, ran.stdout)
+            with open(os.path.join(folder, "result.json")) as file:
+                slots = json.load(file)["slots"]
+            with open(os.path.join(folder, "README.md")) as file:
+                text = file.read()
+        names = {slot: {row["name"] for row in slots[slot]["result"]["rows"]} for slot in ("A", "B", "C", "D-64")}
+        self.assertLessEqual({"copy", "gather_rows", "read_l2", "reduce_rows_bulk", "matmul"}, names["A"])
+        self.assertEqual({"attention_forward", "attention_backward"}, names["B"])
+        self.assertLessEqual({"add_norm_backward", "cross_entropy", "adamw"}, names["C"])
+        self.assertLessEqual({"dense_ffn_forward", "sffn_forward_grouped", "sffn_forward_backward_masked"}, names["D-64"])
+        for layer in slots["D-64"]["result"]["rows"]:
+            if layer["name"].startswith("sffn"):
+                self.assertLess(layer["error"], 0.02)
+        for part in ("adamw_kernel<", "| sffn_forward_grouped |", "| avg_k | fp32 | yes |"):
+            self.assertIn(part, text)
+
+
+if __name__ == "__main__":
+    if "--build" in sys.argv:
+        at = sys.argv.index("--build")
+        BUILD = sys.argv[at + 1]
+        del sys.argv[at:at + 2]
+    unittest.main()
