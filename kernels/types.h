@@ -22,6 +22,8 @@ struct AttentionShape {
   int64_t out_width() const { return heads * head_dim; }
 };
 
+inline constexpr int kMostCudaHeadDim = 256;  // what the CUDA backend has room for; the CPU's has no limit
+
 // Element i of the tensor is dropped when random_uniform(key, first_index + i) < probability, else scaled by
 // 1 / (1 - probability). Counters are global, so ranks and micro-batches draw the same numbers.
 struct Dropout {

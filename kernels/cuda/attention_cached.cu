@@ -79,9 +79,9 @@ void attention_cached(Stream& stream, Tensor out, Tensor cache, const Tensor& qk
   const int64_t capacity = cache.shape()[1];
   with_activation_type("attention_cached", qkv, [&]<class T>(T) {
     const Heads heads(shape, false);
-    launch(stream, append_kernel<T>, {blocks_for(shape.tokens(), 1), kThreads}, cache.data<T>(), qkv.data<T>(),
-           shape.time, shape.qkv_width(), cache.cols(), first, capacity);
     with_width("attention_cached", shape.head_dim, [&]<int kWidth>(std::integral_constant<int, kWidth>) {
+      launch(stream, append_kernel<T>, {blocks_for(shape.tokens(), 1), kThreads}, cache.data<T>(), qkv.data<T>(),
+             shape.time, shape.qkv_width(), cache.cols(), first, capacity);
       launch(stream, attention_cached_kernel<kWidth, T>, {blocks_for(shape.tokens() * shape.heads, 1), kThreads},
              out.data<T>(), cache.data<T>(), qkv.data<T>(), heads, first, capacity);
     });
