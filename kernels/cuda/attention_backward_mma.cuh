@@ -23,9 +23,11 @@ struct Backward {
 };
 
 template <int kWidth>
-using QueryGradientCut = std::conditional_t<kWidth == 64, Cut<64, 2, 64, 32>, Cut<128, 1, 32, 32>>;
+using QueryGradientCut =
+    std::conditional_t<kWidth == 64, Cut<64, 4, 1, 64, 32, true, 3>, Cut<128, 4, 1, 32, 32, true, 2>>;
 template <int kWidth>
-using KeyGradientCut = std::conditional_t<kWidth == 64, Cut<64, 2, 64, 32>, Cut<128, 1, 32, 32>>;
+using KeyGradientCut =
+    std::conditional_t<kWidth == 64, Cut<64, 4, 1, 64, 16, true, 3>, Cut<128, 4, 1, 32, 32, false, 2>>;
 
 // ⟨dout, out⟩ of the lane's rows; the four lanes of a row have a quarter each.
 template <class C>
@@ -65,7 +67,7 @@ __device__ __forceinline__ void score_gradient(typename C::Scores& dp, const typ
 }
 
 template <int kWidth, bool kDropout>
-__global__ void __launch_bounds__(kThreads, 2)
+__global__ void __launch_bounds__(QueryGradientCut<kWidth>::kThreads, QueryGradientCut<kWidth>::least_blocks(kDropout))
     query_gradient_mma_kernel(Backward x, Heads heads, ProbabilityDropout dropout) {
   using C = QueryGradientCut<kWidth>;
   bfloat16* queries = dynamic_shared<bfloat16>();
@@ -81,8 +83,15 @@ __global__ void __launch_bounds__(kThreads, 2)
   int k0 = tile.first_key(x.segment_start);
   ask_rows<C, C::kRows>(queries, x.qkv + heads.query(tile.token + tile.q0, tile.head), heads.qkv_width, left);
   ask_rows<C, C::kRows>(douts, x.dout + heads.out(tile.token + tile.q0, tile.head), heads.out_width, left);
+  commit_copies();
   ask_stage(0, k0);
   commit_copies();
+  OwnRows<C> own(queries), own_douts(douts);
+  if constexpr (C::kHeld) {
+    wait_for_copies<1>();
+    __syncthreads();
+    own.hold(), own_douts.hold();
+  }
   float log2_sum[2 * C::kRowTiles], d[2 * C::kRowTiles], by[2 * C::kRowTiles];
   output_dots<C>(d, x, heads, tile);
   SFFN_UNROLL for (int r = 0; r < 2 * C::kRowTiles; ++r) {
@@ -99,15 +108,15 @@ __global__ void __launch_bounds__(kThreads, 2)
       if (!tile.sees(k0 + step)) continue;
       const bfloat16* keys = stages + stage * 2 * C::kStageSize + step * C::kStride;
       typename C::Scores s, dp;
-      multiply_rows<C>(s, queries + C::warp_row() * C::kStride, keys);
-      multiply_rows<C>(dp, douts + C::warp_row() * C::kStride, keys + C::kStageSize);
+      multiply_rows<C>(s, own, keys);
+      multiply_rows<C>(dp, own_douts, keys + C::kStageSize);
       if (tile.masks(k0 + step)) tile.mask(s, k0 + step);
       score_gradient<kDropout, C>(dp, s, tile, log2_sum, d, heads.scale * kLog2E, dropout, k0 + step);
       add_rows<C>(dq, dp, keys);
     }
   }
-  store_rows<C>(x.dqkv + heads.query(tile.token + tile.query, tile.head), heads.qkv_width, tile.warp_count(),
-                queries + C::warp_row() * C::kStride, dq, by);
+  store_rows<C>(x.dqkv + heads.query(tile.token + tile.query, tile.head), heads.qkv_width, tile.warp_count(), own.rows,
+                dq, by);
 }
 
 // What belongs to the queries of a stage, beside their rows; zeros beyond the last, whose rows are zero, too.
@@ -120,21 +129,22 @@ struct QueryStage {
 // The tile of keys of a block. Tiles of one head are neighbours; the first ones, which most queries see, begin first.
 template <class C>
 struct KeyTile {
-  int64_t sequence, token;
-  int kv, k0, key, last;  // first key of the block and of the warp; the last query that sees one of the block's
+  int64_t token;  // the first of the sequence
+  int sequence, kv, k0, key,
+      last;  // first key of the block and of the warp; the last query that sees one of the block's
 
   __device__ __forceinline__ KeyTile(const Heads& heads, const int32_t* segment_start) {
     const int tiles = static_cast<int>((heads.time + C::kRows - 1) / C::kRows), time = static_cast<int>(heads.time);
-    const int64_t pair = blockIdx.x / tiles;
+    const int block = static_cast<int>(blockIdx.x), pair = block / tiles;
     sequence = pair / heads.kv_heads;
-    kv = static_cast<int>(pair % heads.kv_heads);
+    kv = pair % heads.kv_heads;
     token = sequence * heads.time;
-    k0 = static_cast<int>(blockIdx.x) % tiles * C::kRows;
+    k0 = block % tiles * C::kRows;
     key = k0 + C::warp_row();
     last = time - 1;
     if (segment_start == nullptr) return;
     last = k0;
-    for (int i = k0 + static_cast<int>(threadIdx.x); i < time; i += kThreads) {
+    for (int i = k0 + static_cast<int>(threadIdx.x); i < time; i += C::kThreads) {
       if (segment_start[token + i] < k0 + C::kRows) last = i;
     }
     last = block_reduce(last, k0, Max());
@@ -186,7 +196,7 @@ __device__ __forceinline__ void key_score_gradient(typename C::Scores& dp, typen
 }
 
 template <int kWidth, bool kDropout>
-__global__ void __launch_bounds__(kThreads, 2)
+__global__ void __launch_bounds__(KeyGradientCut<kWidth>::kThreads, KeyGradientCut<kWidth>::least_blocks(kDropout))
     key_gradient_mma_kernel(Backward x, Heads heads, ProbabilityDropout dropout) {
   using C = KeyGradientCut<kWidth>;
   bfloat16* keys = dynamic_shared<bfloat16>();
@@ -212,8 +222,15 @@ __global__ void __launch_bounds__(kThreads, 2)
   const int end = head + group;
   ask_rows<C, C::kRows>(keys, x.qkv + heads.key(tile.token + tile.k0, tile.kv), heads.qkv_width, time - tile.k0);
   ask_rows<C, C::kRows>(values, x.qkv + heads.value(tile.token + tile.k0, tile.kv), heads.qkv_width, time - tile.k0);
+  commit_copies();
   ask_stage(0, head, q0);
   commit_copies();
+  OwnRows<C> own(keys), own_values(values);
+  if constexpr (C::kHeld) {
+    wait_for_copies<1>();
+    __syncthreads();
+    own.hold(), own_values.hold();
+  }
   typename C::Sums dk = {}, dv = {};
   for (int stage = 0; head < end; stage ^= 1) {
     const bool wraps = q0 + C::kOther > tile.last;
@@ -222,7 +239,7 @@ __global__ void __launch_bounds__(kThreads, 2)
     __syncthreads();  // the stage is there for all, and all have done with the other
     if (next_head < end) ask_stage(stage ^ 1, next_head, next_q0);
     commit_copies();
-    const int64_t pair = tile.sequence * heads.heads + head;
+    const int pair = tile.sequence * heads.heads + head;
     for (int step = 0; step < C::kOther; step += C::kStep) {
       const int query = q0 + step;
       const QueryStage<C>& of = of_stages[stage];
@@ -230,8 +247,8 @@ __global__ void __launch_bounds__(kThreads, 2)
       if (!tile.sees(query, start)) continue;
       const bfloat16* queries = stages + stage * 2 * C::kStageSize + step * C::kStride;
       typename C::Scores s, dp;
-      multiply_rows<C>(s, keys + C::warp_row() * C::kStride, queries);
-      multiply_rows<C>(dp, values + C::warp_row() * C::kStride, queries + C::kStageSize);
+      multiply_rows<C>(s, own, queries);
+      multiply_rows<C>(dp, own_values, queries + C::kStageSize);
       if (tile.masks(query, start)) tile.mask(s, query, start);
       const uint64_t first = dropout.row(pair, query + lane_column()) + static_cast<uint64_t>(tile.key + lane_row());
       key_score_gradient<kDropout, C>(dp, s, of.lse + step, of.d + step, heads.scale * kLog2E, dropout, first);
@@ -245,10 +262,9 @@ __global__ void __launch_bounds__(kThreads, 2)
     of_dk[r] = heads.scale, of_dv[r] = kDropout ? dropout.mask.kept : 1.0f;
   }
   const int rows = time - tile.key;
-  store_rows<C>(x.dqkv + heads.key(tile.token + tile.key, tile.kv), heads.qkv_width, rows,
-                keys + C::warp_row() * C::kStride, dk, of_dk);
-  store_rows<C>(x.dqkv + heads.value(tile.token + tile.key, tile.kv), heads.qkv_width, rows,
-                values + C::warp_row() * C::kStride, dv, of_dv);
+  store_rows<C>(x.dqkv + heads.key(tile.token + tile.key, tile.kv), heads.qkv_width, rows, own.rows, dk, of_dk);
+  store_rows<C>(x.dqkv + heads.value(tile.token + tile.key, tile.kv), heads.qkv_width, rows, own_values.rows, dv,
+                of_dv);
 }
 
 void backward(Stream& stream, const Backward& x, const Heads& heads, const AttentionShape& shape,
@@ -259,9 +275,9 @@ void backward(Stream& stream, const Backward& x, const Heads& heads, const Atten
     const ProbabilityDropout of(dropout, shape.time);
     const unsigned query_tiles = blocks_for(shape.time, Q::kRows), key_tiles = blocks_for(shape.time, K::kRows);
     launch(stream, query_gradient_mma_kernel<width, drops>,
-           {blocks_for(shape.batch * shape.heads * query_tiles, 1), kThreads, Q::shared_bytes(2, 2)}, x, heads, of);
+           {blocks_for(shape.batch * shape.heads * query_tiles, 1), Q::kThreads, Q::shared_bytes(2, 2)}, x, heads, of);
     launch(stream, key_gradient_mma_kernel<width, drops>,
-           {blocks_for(shape.batch * shape.kv_heads * key_tiles, 1), kThreads,
+           {blocks_for(shape.batch * shape.kv_heads * key_tiles, 1), K::kThreads,
             K::shared_bytes(2, 2, sizeof(QueryStage<K>))},
            x, heads, of);
   });

@@ -102,7 +102,7 @@ namespace mma {
 namespace {
 
 template <int kWidth>
-using ForwardCut = Cut<kWidth, 2, kWidth == 64 ? 64 : 32, kWidth == 64 ? 64 : 32>;
+using ForwardCut = std::conditional_t<kWidth == 64, Cut<64, 4, 2, 64, 64, false, 2>, Cut<128, 4, 2, 32, 32, false, 2>>;
 
 // The running softmax of the lane's rows. `sum` is of the lane's own columns until finish.
 template <class C>
@@ -150,7 +150,7 @@ __device__ __forceinline__ void drop(typename C::Scores& s, const ProbabilityDro
 }
 
 template <int kWidth, bool kDropout>
-__global__ void __launch_bounds__(kThreads, 2)
+__global__ void __launch_bounds__(ForwardCut<kWidth>::kThreads, ForwardCut<kWidth>::least_blocks(kDropout))
     attention_forward_mma_kernel(bfloat16* out, float* lse, const bfloat16* qkv, const int32_t* segment_start,
                                  Heads heads, ProbabilityDropout dropout) {
   using C = ForwardCut<kWidth>;
@@ -165,8 +165,15 @@ __global__ void __launch_bounds__(kThreads, 2)
   };
   int k0 = tile.first_key(segment_start);
   ask_rows<C, C::kRows>(queries, qkv + heads.query(tile.token + tile.q0, tile.head), heads.qkv_width, time - tile.q0);
+  commit_copies();
   ask_stage(0, k0);
   commit_copies();
+  OwnRows<C> own(queries);
+  if constexpr (C::kHeld) {
+    wait_for_copies<1>();
+    __syncthreads();
+    own.hold();
+  }
   const float factor = heads.scale * kLog2E;
   RunningSoftmax<C> softmax;
   softmax.begin();
@@ -179,7 +186,7 @@ __global__ void __launch_bounds__(kThreads, 2)
     if (!tile.sees(k0)) continue;
     const bfloat16* keys = stages + stage * 2 * C::kStageSize;
     typename C::Scores s;
-    multiply_rows<C>(s, queries + C::warp_row() * C::kStride, keys);
+    multiply_rows<C>(s, own, keys);
     if (tile.masks(k0)) tile.mask(s, k0);
     softmax.add(s, sums, factor);
     if constexpr (kDropout) drop(s, dropout, tile, k0);
@@ -193,8 +200,8 @@ __global__ void __launch_bounds__(kThreads, 2)
       lse[tile.pair * heads.time + tile.lane_query(r)] = heads.scale * softmax.largest[r] + logf(sum);
     }
   }
-  store_rows<C>(out + heads.out(tile.token + tile.query, tile.head), heads.out_width, tile.warp_count(),
-                queries + C::warp_row() * C::kStride, sums, by);
+  store_rows<C>(out + heads.out(tile.token + tile.query, tile.head), heads.out_width, tile.warp_count(), own.rows, sums,
+                by);
 }
 
 }  // namespace
@@ -213,7 +220,7 @@ void attention_forward(Stream& stream, Tensor out, Tensor lse, const Tensor& qkv
       return mma::with_kernel(shape, dropout, [&](auto width, auto drops) {
         using C = mma::ForwardCut<width>;
         launch(stream, mma::attention_forward_mma_kernel<width, drops>,
-               {blocks_for(pairs * blocks_for(shape.time, C::kRows), 1), mma::kThreads, C::shared_bytes(1, 2)},
+               {blocks_for(pairs * blocks_for(shape.time, C::kRows), 1), C::kThreads, C::shared_bytes(1, 2)},
                out.data<bfloat16>(), lse.data<float>(), qkv.data<bfloat16>(), start, heads,
                mma::ProbabilityDropout(dropout, shape.time));
       });

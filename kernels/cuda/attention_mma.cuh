@@ -15,7 +15,6 @@
 
 namespace sffn::cuda::attention::mma {
 
-inline constexpr int kWarps = 4, kThreads = 32 * kWarps;
 inline constexpr float kLog2E = 1.44269504088896341f, kLn2 = 0.693147180559945309f;
 
 // Whether attention runs on tensor cores; the only place that decides. The maximum of scores is that of scale·scores
@@ -37,10 +36,12 @@ void with_kernel(const AttentionShape& shape, const Dropout& dropout, F&& f) {
 }
 
 // A tile of 16·kRowTiles rows a warp, against kOther rows of the other side a stage, kStep of them at once in
-// registers.
-template <int kWidth_, int kRowTiles_, int kOther_, int kStep_>
+// registers. kHeld: the warp's own rows stay in registers, too. kBlocks blocks are to fit a multiprocessor.
+template <int kWidth_, int kWarps_, int kRowTiles_, int kOther_, int kStep_, bool kHeld_, int kBlocks_>
 struct Cut {
-  static constexpr int kWidth = kWidth_, kRowTiles = kRowTiles_, kOther = kOther_, kStep = kStep_;
+  static constexpr int kWidth = kWidth_, kWarps = kWarps_, kThreads = 32 * kWarps, kRowTiles = kRowTiles_;
+  static constexpr int kOther = kOther_, kStep = kStep_, kBlocks = kBlocks_;
+  static constexpr bool kHeld = kHeld_;
   static constexpr int kWarpRows = 16 * kRowTiles, kRows = kWarps * kWarpRows;
   static constexpr int kStride = kWidth + 8;
   static constexpr int kTileSize = kRows * kStride, kStageSize = kOther * kStride;
@@ -51,6 +52,8 @@ struct Cut {
   static constexpr size_t shared_bytes(int tiles, int others, size_t more_a_stage = 0) {
     return static_cast<size_t>(tiles * kTileSize + 2 * others * kStageSize) * sizeof(bfloat16) + 2 * more_a_stage;
   }
+  // Random numbers take registers.
+  static constexpr int least_blocks(bool dropout) { return dropout && kBlocks > 1 ? kBlocks - 1 : kBlocks; }
   static __device__ int warp_row() { return static_cast<int>(threadIdx.x) / 32 * kWarpRows; }
 };
 
@@ -89,29 +92,55 @@ __device__ __forceinline__ float exp2_fast(float x) {
 // Asks for kRows rows of a tile: tile[row] = source[row·step …], zeros from row `count`.
 template <class C, int kRows>
 __device__ __forceinline__ void ask_rows(bfloat16* tile, const bfloat16* source, int64_t step, int count) {
-  constexpr int kPieces = C::kWidth / 8, kRowsAtOnce = kThreads / kPieces;
+  constexpr int kPieces = C::kWidth / 8, kRowsAtOnce = C::kThreads / kPieces;
   static_assert(kRows % kRowsAtOnce == 0);
   const int first = static_cast<int>(threadIdx.x) / kPieces, c = static_cast<int>(threadIdx.x) % kPieces * 8;
+  const bfloat16* from = source + (first * static_cast<int>(step) + c);  // a tile is less than 2^31 elements long
   SFFN_UNROLL for (int i = 0; i < kRows; i += kRowsAtOnce) {
-    const int row = first + i;
-    const bool exists = row < count;
-    copy_async<16>(tile + row * C::kStride + c, exists ? source + row * step + c : source, exists);
+    copy_async<16>(tile + (first + i) * C::kStride + c, from, first + i < count);  // beyond count `from` is not read
+    from += kRowsAtOnce * step;
   }
 }
 
+// The warp's own rows of a tile as left factors.
+template <class C>
+struct OwnRows {
+  bfloat16* rows;
+  FragmentA held[C::kHeld ? C::kWidth / 16 : 1][C::kRowTiles];
+
+  __device__ __forceinline__ explicit OwnRows(bfloat16* tile) : rows(tile + C::warp_row() * C::kStride) {}
+  __device__ __forceinline__ FragmentA read(int k, int i) const {
+    FragmentA factor;
+    load_a(factor, rows + 16 * i * C::kStride + 16 * k, C::kStride);
+    return factor;
+  }
+  // When the tile is there.
+  __device__ __forceinline__ void hold() {
+    SFFN_UNROLL for (int k = 0; k < C::kWidth / 16; ++k) {
+      SFFN_UNROLL for (int i = 0; i < C::kRowTiles; ++i) held[k][i] = read(k, i);
+    }
+  }
+  __device__ __forceinline__ FragmentA at(int k, int i) const {
+    if constexpr (C::kHeld) {
+      return held[k][i];
+    } else {
+      return read(k, i);
+    }
+  }
+};
+
 // s = a·bᵀ: the warp's rows of a, kStep rows of b
 template <class C>
-__device__ __forceinline__ void multiply_rows(typename C::Scores& s, const bfloat16* a, const bfloat16* b) {
-  constexpr int kStride = C::kStride;
+__device__ __forceinline__ void multiply_rows(typename C::Scores& s, const OwnRows<C>& a, const bfloat16* b) {
   SFFN_UNROLL for (int i = 0; i < C::kRowTiles; ++i) {
     SFFN_UNROLL for (int n = 0; n < C::kStep / 8; ++n) s[i][n] = {};
   }
-  SFFN_UNROLL for (int k = 0; k < C::kWidth; k += 16) {
+  SFFN_UNROLL for (int k = 0; k < C::kWidth / 16; ++k) {
     FragmentA left[C::kRowTiles];
-    SFFN_UNROLL for (int i = 0; i < C::kRowTiles; ++i) load_a(left[i], a + 16 * i * kStride + k, kStride);
+    SFFN_UNROLL for (int i = 0; i < C::kRowTiles; ++i) left[i] = a.at(k, i);
     SFFN_UNROLL for (int n = 0; n < C::kStep / 8; n += 2) {
       FragmentB right[2];
-      load_b_columns(right, b + 8 * n * kStride + k, kStride);
+      load_b_columns(right, b + 8 * n * C::kStride + 16 * k, C::kStride);
       SFFN_UNROLL for (int i = 0; i < C::kRowTiles; ++i) {
         multiply_add(s[i][n], left[i], right[0]);
         multiply_add(s[i][n + 1], left[i], right[1]);
@@ -167,19 +196,21 @@ __device__ __forceinline__ void store_rows(bfloat16* to, int64_t step, int count
 // one head are neighbours, so that its keys and values stay in L2; the last ones, which see most, begin first.
 template <class C>
 struct QueryTile {
-  int64_t pair, token;  // token: the first of the sequence
-  int head, q0, last;   // first and last query of the tile
-  int query;            // the first of the warp's
-  int32_t
-      start[2 * C::kRowTiles];  // the first key that the lane's rows see: of 16·i + 8·half + lane_row() at 2i + half
+  int64_t token;   // the first of the sequence
+  int pair, head;  // of sequence and head
+  int q0, last;    // first and last query of the tile
+  int query;       // the first of the warp's
+  // The first keys that the lane's rows see: of row 16·i + 8·half + lane_row() at 2i + half.
+  int32_t start[2 * C::kRowTiles];
   int32_t lowest = 0, highest = 0;  // of the warp's
 
   __device__ __forceinline__ QueryTile(const Heads& heads, const int32_t* segment_start) {
     const int tiles = static_cast<int>((heads.time + C::kRows - 1) / C::kRows);
-    pair = blockIdx.x / tiles;
-    head = static_cast<int>(pair % heads.heads);
+    const int block = static_cast<int>(blockIdx.x);
+    pair = block / tiles;
+    head = pair % heads.heads;
     token = pair / heads.heads * heads.time;
-    q0 = (tiles - 1 - static_cast<int>(blockIdx.x) % tiles) * C::kRows;
+    q0 = (tiles - 1 - block % tiles) * C::kRows;
     const int end = q0 + C::kRows, time = static_cast<int>(heads.time);
     last = (end < time ? end : time) - 1;
     query = q0 + C::warp_row();
@@ -201,12 +232,12 @@ struct QueryTile {
 
   // Where the tiles of keys that a row of the block sees begin. Has a barrier.
   __device__ __forceinline__ int first_key(const int32_t* segment_start) const {
-    __shared__ int32_t of_warp[kWarps];
+    __shared__ int32_t of_warp[C::kWarps];
     if (segment_start == nullptr) return 0;
     if (lane_of_warp() == 0) of_warp[threadIdx.x / 32] = lowest;
     __syncthreads();
     int32_t first = of_warp[0];
-    SFFN_UNROLL for (int w = 1; w < kWarps; ++w) first = Min()(first, of_warp[w]);
+    SFFN_UNROLL for (int w = 1; w < C::kWarps; ++w) first = Min()(first, of_warp[w]);
     return first / C::kOther * C::kOther;
   }
   // Of kStep keys from `key`: whether the warp sees one, and whether one of its rows does not see them all.

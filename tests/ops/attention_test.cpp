@@ -142,7 +142,7 @@ TEST_CASE("attention in bf16 with heads of 64 and 128 columns is the reference",
 
 // Kills: 16 bytes loaded at once from rows that begin elsewhere; the largest score times a scale that is not positive.
 TEST_CASE("attention in bf16 is the reference for any scale and any place of qkv", "[ops][attention]") {
-  for (double scale : {-0.2, 0.0, 1.0}) {
+  for (double scale : {-0.2, 0.0, 0.3}) {
     AttentionCase c(shape_of(1, 40, 2, 1, 64));
     c.shape.scale = scale;
     INFO("scale " << scale);
