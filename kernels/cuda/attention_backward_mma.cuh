@@ -1,8 +1,7 @@
 // Gradients of attention on tensor cores (attention_mma.cuh), in two kernels that each write what no other does:
-//   dq by tiles of queries, going over keys:     S = q kᵀ, dP = dout vᵀ, dq += dS k; it makes D for both
-//   dk, dv by tiles of keys, going over queries: Sᵀ = k qᵀ, dPᵀ = v doutᵀ, dv += Pᵀ dout, dk += dSᵀ q, over all query
-//   heads
-//                                                of the key head in order
+//   dq by tiles of queries, going over keys:      S = q kᵀ, dP = dout vᵀ, dq += dS k; it makes D for both
+//   dk, dv by tiles of keys, going over queries:  Sᵀ = k qᵀ, dPᵀ = v doutᵀ, dv += Pᵀ dout, dk += dSᵀ q,
+//                                                 of all query heads of the key head in order
 // That is 7 products of 2·d_h FLOPs a score where one kernel needs 5. One kernel must add dq over tiles of keys: in any
 // order with atomics, or in a fixed one through fp32 sums of every tile of 128 keys. These move 8·d_h bytes a query and
 // tile and take memory that grows as T²; the two products are 512·d_h FLOPs, 64 a byte, where GPUs with such tensor
@@ -22,6 +21,8 @@ struct Backward {
   const int32_t* segment_start;
 };
 
+// 16 rows a warp: two kinds of scores and the sums of 32 rows would leave room for one block. At 128 columns dk and dv
+// take half the registers, and the warp's keys and values are read again.
 template <int kWidth>
 using QueryGradientCut =
     std::conditional_t<kWidth == 64, Cut<64, 4, 1, 64, 32, true, 3>, Cut<128, 4, 1, 32, 32, true, 2>>;
@@ -129,9 +130,10 @@ struct QueryStage {
 // The tile of keys of a block. Tiles of one head are neighbours; the first ones, which most queries see, begin first.
 template <class C>
 struct KeyTile {
-  int64_t token;  // the first of the sequence
-  int sequence, kv, k0, key,
-      last;  // first key of the block and of the warp; the last query that sees one of the block's
+  int64_t token;     // the first of the sequence
+  int sequence, kv;  // the key head
+  int k0, key;       // first key of the block and of the warp
+  int last;          // the last query that sees one of the block's keys
 
   __device__ __forceinline__ KeyTile(const Heads& heads, const int32_t* segment_start) {
     const int tiles = static_cast<int>((heads.time + C::kRows - 1) / C::kRows), time = static_cast<int>(heads.time);

@@ -101,6 +101,7 @@ __global__ void __launch_bounds__(kThreads)
 namespace mma {
 namespace {
 
+// 32 queries a warp: of each byte of keys and values that it reads from shared memory it makes twice the products.
 template <int kWidth>
 using ForwardCut = std::conditional_t<kWidth == 64, Cut<64, 4, 2, 64, 64, false, 2>, Cut<128, 4, 2, 32, 32, false, 2>>;
 
@@ -124,8 +125,9 @@ struct RunningSoftmax {
       const float shrink = exp2_fast(largest[r] * factor - shift);
       largest[r] = most;
       sum[r] *= shrink;
-      SFFN_UNROLL for (int c = 0; c < C::kWidth / 8; ++c) sums[i][c].at[half] *= shrink,
-          sums[i][c].at[half + 1] *= shrink;
+      SFFN_UNROLL for (int c = 0; c < C::kWidth / 8; ++c) {
+        SFFN_UNROLL for (int e = half; e < half + 2; ++e) sums[i][c].at[e] *= shrink;
+      }
       SFFN_UNROLL for (int n = 0; n < C::kStep / 8; ++n) {
         SFFN_UNROLL for (int e = half; e < half + 2; ++e) {
           s[i][n].at[e] = exp2_fast(s[i][n].at[e] * factor - shift);
@@ -165,15 +167,9 @@ __global__ void __launch_bounds__(ForwardCut<kWidth>::kThreads, ForwardCut<kWidt
   };
   int k0 = tile.first_key(segment_start);
   ask_rows<C, C::kRows>(queries, qkv + heads.query(tile.token + tile.q0, tile.head), heads.qkv_width, time - tile.q0);
-  commit_copies();
   ask_stage(0, k0);
   commit_copies();
   OwnRows<C> own(queries);
-  if constexpr (C::kHeld) {
-    wait_for_copies<1>();
-    __syncthreads();
-    own.hold();
-  }
   const float factor = heads.scale * kLog2E;
   RunningSoftmax<C> softmax;
   softmax.begin();

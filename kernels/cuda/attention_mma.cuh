@@ -15,7 +15,7 @@
 
 namespace sffn::cuda::attention::mma {
 
-inline constexpr float kLog2E = 1.44269504088896341f, kLn2 = 0.693147180559945309f;
+inline constexpr float kLog2E = 1.44269504088896341f;
 
 // Whether attention runs on tensor cores; the only place that decides. The maximum of scores is that of scale·scores
 // only where scale is positive.
@@ -29,14 +29,14 @@ bool suits(const AttentionShape& shape, const Heads& heads) {
 template <class F>
 void with_kernel(const AttentionShape& shape, const Dropout& dropout, F&& f) {
   with_constant(dropout.probability > 0, [&]<bool kDropout>(std::bool_constant<kDropout>) {
-    with_constant(shape.head_dim == 64, [&]<bool kNarrow>(std::bool_constant<kNarrow>) {
-      f(std::integral_constant < int, kNarrow ? 64 : 128 > (), std::bool_constant<kDropout>());
-    });
+    if (shape.head_dim == 64) return f(std::integral_constant<int, 64>(), std::bool_constant<kDropout>());
+    f(std::integral_constant<int, 128>(), std::bool_constant<kDropout>());
   });
 }
 
 // A tile of 16·kRowTiles rows a warp, against kOther rows of the other side a stage, kStep of them at once in
-// registers. kHeld: the warp's own rows stay in registers, too. kBlocks blocks are to fit a multiprocessor.
+// registers. kHeld: the warp's own rows stay in registers, too. kBlocks blocks are to fit a multiprocessor, without
+// spills: the registers decide (docs/kernel_resources.md).
 template <int kWidth_, int kWarps_, int kRowTiles_, int kOther_, int kStep_, bool kHeld_, int kBlocks_>
 struct Cut {
   static constexpr int kWidth = kWidth_, kWarps = kWarps_, kThreads = 32 * kWarps, kRowTiles = kRowTiles_;
@@ -52,7 +52,7 @@ struct Cut {
   static constexpr size_t shared_bytes(int tiles, int others, size_t more_a_stage = 0) {
     return static_cast<size_t>(tiles * kTileSize + 2 * others * kStageSize) * sizeof(bfloat16) + 2 * more_a_stage;
   }
-  // Random numbers take registers.
+  // One fewer with dropout, whose random numbers take registers.
   static constexpr int least_blocks(bool dropout) { return dropout && kBlocks > 1 ? kBlocks - 1 : kBlocks; }
   static __device__ int warp_row() { return static_cast<int>(threadIdx.x) / 32 * kWarpRows; }
 };
@@ -78,7 +78,7 @@ struct Largest {  // of numbers; NaN stands in the exponentials
   __device__ __forceinline__ float operator()(float a, float b) const { return fmaxf(a, b); }
 };
 
-// 2^x to two units in the last place; what is below the normal numbers is 0.
+// 2^x to a relative error of 2⁻²²; what is below the normal numbers is 0.
 __device__ __forceinline__ float exp2_fast(float x) {
 #ifdef __CUDACC__
   float y;
