@@ -22,6 +22,8 @@ struct AttentionShape {
   int64_t out_width() const { return heads * head_dim; }
 };
 
+inline constexpr int kMostCudaHeadDim = 256;  // what the CUDA backend has room for; the CPU's has no limit
+
 // Which micro-batch of which step a pass is of, in memory of the device: a pass that is launched again draws anew.
 struct PassClock {
   int32_t step = 0;

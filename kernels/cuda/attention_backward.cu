@@ -1,9 +1,11 @@
 // Gradients of q, k and v from dout; probabilities P are made again from lse (Dao et al., arXiv 2205.14135, algorithm
 // 4). With D_i = Σ_c dout_ic·out_ic and P' = dropout(P):
 // dS = P ⊙ (dropout(dout vᵀ) - D);  dq = scale·dS k;  dk = scale·dSᵀ q;  dv = P'ᵀ dout           dqkv, overwritten
-// Three kernels, each writing what no other does, so that every sum has one order: D; a block a tile of queries for dq;
-// a block a tile of keys for dk and dv, over the query heads of its key head and their tiles. What a block goes over
-// uses one tile of shared memory in turn.
+// Any type and size, by fp32 multiply-adds: three kernels, each writing what no other does, so that every sum has one
+// order: D; a block a tile of queries for dq; a block a tile of keys for dk and dv, over the query heads of its key
+// head and their tiles. What a block goes over uses one tile of shared memory in turn. bf16 heads of 64 or 128 columns:
+// attention_backward_mma.cuh.
+#include "kernels/cuda/attention_backward_mma.cuh"
 #include "kernels/cuda/attention_tiles.cuh"
 #include "kernels/cuda/reduce.cuh"
 #include "kernels/ops.h"
@@ -193,16 +195,22 @@ void attention_backward(Stream& stream, Tensor dqkv, const Tensor& dout, const T
   using namespace attention;
   if (qkv.numel() == 0) return;
   with_activation_type("attention_backward", qkv, [&]<class T>(T) {
-    const Heads heads(shape, rows_are_packs<T>(shape.head_dim, {dqkv.raw(), dout.raw(), qkv.raw()}));
+    const Heads heads(shape, rows_are_packs<T>(shape.head_dim, {dqkv.raw(), dout.raw(), out.raw(), qkv.raw()}));
+    const auto* start = segment_start.data_or_null<int32_t>();
     auto* d = workspace<float>(stream, shape.tokens() * shape.heads);
-    launch(stream, output_dot_kernel<T>, {blocks_for(shape.tokens() * shape.heads, kThreads / 32), kThreads},
-           Work{bytes_of(dout, out, lse), flops_of(out.numel())}, d, dout.data<T>(), out.data<T>(), heads,
-           shape.tokens());
-    const Inputs<T> in{dout.data<T>(), qkv.data<T>(), lse.data<float>(), d, segment_start.data_or_null<int32_t>()};
+    if (mma::suits<T>(shape, heads)) {
+      const mma::Backward x{
+          dqkv.data<bfloat16>(), d,    dout.data<bfloat16>(), out.data<bfloat16>(), qkv.data<bfloat16>(),
+          lse.data<float>(),     start};
+      return mma::backward(stream, x, heads, shape, dropout);
+    }
     with_width("attention_backward", shape.head_dim, [&]<int kWidth>(std::integral_constant<int, kWidth>) {
       const int64_t tiles = blocks_for(shape.time, Tiles<kWidth>::kTile);
       const int64_t pairs = shape.batch * shape.heads, kv_pairs = shape.batch * shape.kv_heads;
       const size_t bytes = shared_bytes<kWidth>(3, heads);
+      const Inputs<T> in{dout.data<T>(), qkv.data<T>(), lse.data<float>(), d, start};
+      launch(stream, output_dot_kernel<T>, {blocks_for(shape.tokens() * shape.heads, kThreads / 32), kThreads},
+             Work{bytes_of(dout, out, lse), flops_of(out.numel())}, d, in.dout, out.data<T>(), heads, shape.tokens());
       launch(stream, query_gradient_kernel<kWidth, T>, {blocks_for(pairs * tiles, 1), kThreads, bytes},
              Work{bytes_of(out, dout, qkv, lse, lse), 3 * causal_flops(shape), kOnTensorCores<T>}, dqkv.data<T>(), in,
              heads, DropoutSite(dropout), pairs);

@@ -82,10 +82,10 @@ void attention_cached(Stream& stream, Tensor out, Tensor cache, const Tensor& qk
     const int64_t seen = shape.batch * (shape.time * first + shape.time * (shape.time + 1) / 2);  // by all tokens
     const Work work{bytes_of(out, out) + bytes_for<T>(shape.batch * (first + shape.time) * cache.cols()),
                     2 * flops_of(seen, shape.heads, shape.head_dim), kOnTensorCores<T>};
-    launch(stream, append_kernel<T>, {blocks_for(shape.tokens(), 1), kThreads},
-           Work{bytes_for<T>(2 * shape.tokens() * cache.cols())}, cache.data<T>(), qkv.data<T>(), shape.time,
-           shape.qkv_width(), cache.cols(), first, capacity);
     with_width("attention_cached", shape.head_dim, [&]<int kWidth>(std::integral_constant<int, kWidth>) {
+      launch(stream, append_kernel<T>, {blocks_for(shape.tokens(), 1), kThreads},
+             Work{bytes_for<T>(2 * shape.tokens() * cache.cols())}, cache.data<T>(), qkv.data<T>(), shape.time,
+             shape.qkv_width(), cache.cols(), first, capacity);
       launch(stream, attention_cached_kernel<kWidth, T>, {blocks_for(shape.tokens() * shape.heads, 1), kThreads}, work,
              out.data<T>(), cache.data<T>(), qkv.data<T>(), heads, first, capacity);
     });

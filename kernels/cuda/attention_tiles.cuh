@@ -181,8 +181,9 @@ template <class F>
 void with_width(const char* op, int64_t head_dim, F&& f) {
   if (head_dim <= 64) return f(std::integral_constant<int, 64>());
   if (head_dim <= 128) return f(std::integral_constant<int, 128>());
-  if (head_dim <= 256) return f(std::integral_constant<int, 256>());
-  throw RunError(op, cat("is given heads of ", head_dim, " columns; on a GPU up to 256 are possible"));
+  if (head_dim <= kMostCudaHeadDim) return f(std::integral_constant<int, kMostCudaHeadDim>());
+  throw RunError(op,
+                 cat("is given heads of ", head_dim, " columns; on a GPU up to ", kMostCudaHeadDim, " are possible"));
 }
 
 }  // namespace sffn::cuda::attention

@@ -39,6 +39,22 @@ __device__ __forceinline__ void multiply_add(FragmentC& c, const FragmentA& a, c
 #endif
 }
 
+// Two numbers rounded to bf16 as the neighbours of a fragment, `low` the one of the lower index.
+__device__ __forceinline__ uint32_t rounded_pair(float low, float high) {
+#ifdef __CUDACC__
+  uint32_t pair;
+  asm("cvt.rn.bf16x2.f32 %0, %1, %2;\n" : "=r"(pair) : "f"(high), "f"(low));
+  return pair;
+#else
+  return bfloat16(low).bits | uint32_t{bfloat16(high).bits} << 16;
+#endif
+}
+// Two neighbouring results, 16 columns, rounded to bf16 as the left factor of a product over these columns.
+__device__ __forceinline__ FragmentA as_factor(const FragmentC& left, const FragmentC& right) {
+  return {{rounded_pair(left.at[0], left.at[1]), rounded_pair(left.at[2], left.at[3]),
+           rounded_pair(right.at[0], right.at[1]), rounded_pair(right.at[2], right.at[3])}};
+}
+
 // Four 8 × 8 matrices of shared memory: lane l gives the address of row l % 8 of matrix l / 8, aligned to 16 bytes, and
 // gets the neighbours 2t, 2t + 1 of row g of each; with kTransposed, elements g of rows 2t and 2t + 1.
 template <bool kTransposed>

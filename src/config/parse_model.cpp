@@ -72,7 +72,8 @@ void read_heads(ConfigReader& reader, ModelConfig& model) {
   model.heads = reader.required<int64_t>("heads", "Query heads.", kWidth);
   const auto kv_heads = reader.derived<int64_t>(
       "kv_heads", "heads", "Key and value heads; fewer than heads is grouped-query attention.", kWidth);
-  const auto head_dim = reader.derived<int64_t>("head_dim", "d_model / heads", "Width of one head.", kWidth);
+  const auto head_dim = reader.derived<int64_t>("head_dim", "d_model / heads",
+                                                "Width of one head; with backend cuda at most 256.", kWidth);
   if (reader.collecting()) return;
   if (!head_dim && model.d_model % model.heads != 0) {
     reader.fail("heads", cat("is ", model.heads, " and d_model is ", model.d_model,

@@ -155,6 +155,11 @@ ParamStore& Transformer::params() { return impl_->params; }
 const ParamStore& Transformer::params() const { return impl_->params; }
 
 void Transformer::allocate(DeviceRuntime& runtime) {
+  const int64_t head_dim = impl_->config.model.head_dim;
+  if (runtime.device().kind == Device::Kind::kCuda && head_dim > kMostCudaHeadDim) {
+    throw UsageError("model.head_dim", cat("is ", head_dim, " on the backend cuda; at most ", kMostCudaHeadDim,
+                                           ", or the backend cpu, is expected"));
+  }
   impl_->params.allocate(runtime, impl_->config.dtype());
   impl_->embedding.allocate(runtime, impl_->config.dtype());
 }

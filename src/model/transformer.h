@@ -49,6 +49,7 @@ class Transformer {
   ParamStore& params();
   const ParamStore& params() const;
 
+  // UsageError where the device has no kernels for the model.
   void allocate(DeviceRuntime& runtime);
   size_t constant_bytes() const;  // beside parameters: the table of sinusoidal positions, and state
   const std::vector<FfnLayer*>& ffn_layers() const;

@@ -119,3 +119,30 @@ TEST_CASE("a step whose loss is not finite changes no weight on the device", "[d
   CHECK(!rank.engine.finish().finite);
   CHECK(rank.engine.state_hash() == before);
 }
+
+// Kills: heads that no kernel has room for, found out in the middle of a step; a limit of one backend held against the
+// other.
+TEST_CASE("heads wider than 256 are refused on cuda before anything runs", "[device]") {
+  Config config = tiny_model(Precision::kBf16);
+  const auto refused = [](auto&& f) -> std::string {
+    try {
+      f();
+    } catch (const UsageError& error) {
+      return error.what();
+    }
+    return "";
+  };
+  const auto allocates_on = [&](DeviceRuntime& runtime) {
+    return refused([&] { Transformer(config).allocate(runtime); });
+  };
+  config.model.head_dim = 256;
+  CHECK(allocates_on(cuda_runtime()).empty());
+  config.model.head_dim = 258;
+  CHECK(allocates_on(cpu_runtime()).empty());
+  CHECK(allocates_on(cuda_runtime()) ==
+        "model.head_dim: is 258 on the backend cuda; at most 256, or the backend cpu, is expected");
+  check_config(config, "c.json");
+  config.backend = "cuda";
+  CHECK(refused([&] { check_config(config, "c.json"); }) ==
+        "c.json: model.head_dim: is 258 with backend \"cuda\"; at most 256, or backend \"cpu\", is expected");
+}

@@ -41,11 +41,15 @@ struct AttentionResult {
   }
 };
 
-// Forward and backward of the case rounded to `dtype`.
-inline AttentionResult run_attention(DType dtype, const AttentionCase& c) {
+// Forward and backward of the case rounded to `dtype`, with qkv `skew` elements behind the beginning of its memory.
+inline AttentionResult run_attention(DType dtype, const AttentionCase& c, int64_t skew = 0) {
   const AttentionShape& s = c.shape;
   const Shape qkv_shape{s.tokens(), s.qkv_width()}, out_shape{s.tokens(), s.out_width()};
-  const HostTensor qkv(dtype, qkv_shape, c.qkv), dout(dtype, out_shape, c.dout);
+  std::vector<double> skewed(static_cast<size_t>(skew));
+  skewed.insert(skewed.end(), c.qkv.begin(), c.qkv.end());
+  const HostTensor memory(dtype, {skew + qkv_shape.numel()}, skewed), dout(dtype, out_shape, c.dout);
+  const Tensor qkv(static_cast<std::byte*>(memory.tensor().raw()) + static_cast<size_t>(skew) * size_of(dtype),
+                   qkv_shape, dtype, Device::cpu());
   const HostTensor first = c.segment_start.empty() ? HostTensor() : HostTensor::indices(c.segment_start);
   AttentionResult result{HostTensor(dtype, out_shape), HostTensor(accumulate_type(dtype), {s.batch, s.heads, s.time}),
                          HostTensor(dtype, qkv_shape)};

@@ -36,9 +36,10 @@ AttentionCase rounded(DType dtype, AttentionCase c) {
 // The kernels against ref in double on the same rounded inputs. A score is a sum of d_h products of size about 1/√d_h,
 // wrong by about ε·√d_h·|q||k|/d_h <= ε·√d_h; it enters p as a relative error, as do ε·√T of the sums and ε of exp; the
 // factor 8 is for the largest of many. bf16: the products are fp32's, but out rounds to 2⁻⁸ and feeds D = Σ dout·out,
-// √d_h terms of that size, and so every gradient.
-void check_against_reference(DType dtype, const AttentionCase& c) {
-  const AttentionResult fast = run_attention(dtype, c);
+// √d_h terms of that size, and so every gradient. Tensor cores take P and dS in bf16: each term of a sum over keys or
+// queries is off by up to 2⁻⁸ of itself, at random, where Σ P = 1 and the terms are no larger than what is summed.
+void check_against_reference(DType dtype, const AttentionCase& c, int64_t skew = 0) {
+  const AttentionResult fast = run_attention(dtype, c, skew);
   const AttentionResult exact = run_attention(DType::kF64, rounded(dtype, c));
   const double eps = 2 * tolerances::unit_roundoff(DType::kF32), kept = 1 / (1 - c.dropout.probability);
   const double size = std::sqrt(static_cast<double>(c.shape.head_dim)) + std::sqrt(static_cast<double>(c.shape.time));
@@ -117,6 +118,39 @@ TEST_CASE("attention of wide heads is the reference", "[ops][attention]") {
   }
 }
 
+// Kills: a tail of a tile of 128 rows, 64 or 32; the key head of another group; a tile of keys left out, or a
+// document's rows that saw no key of it yet; Philox blocks of dropout shared by lanes that have others.
+TEST_CASE("attention in bf16 with heads of 64 and 128 columns is the reference", "[ops][attention]") {
+  for (int64_t head_dim : {64, 128}) {
+    for (int64_t time : {1, 31, 33, 65, 127, 130, 260}) {
+      INFO("time " << time << ", head_dim " << head_dim);
+      AttentionCase c(shape_of(1, time, 4, 2, head_dim));
+      if (time == 260) c = AttentionCase(shape_of(1, time, 2, 2, head_dim));
+      check_against_reference(DType::kBF16, c);
+      c.segment_start = uneven_documents(c.shape, time == 260 ? 450 : 100);  // every 150 or 100 tokens
+      check_against_reference(DType::kBF16, c);
+      c.dropout = some_dropout(0.25);
+      check_against_reference(DType::kBF16, c);
+    }
+    AttentionCase c(shape_of(1, 132, 2, 1, head_dim));
+    c.dropout = some_dropout(0.25);
+    c.dropout.first_index = 1 << 20;  // with 132, multiples of 4: Philox blocks begin with a tile
+    INFO("head_dim " << head_dim);
+    check_against_reference(DType::kBF16, c);
+  }
+}
+
+// Kills: 16 bytes loaded at once from rows that begin elsewhere; the largest score times a scale that is not positive.
+TEST_CASE("attention in bf16 is the reference for any scale and any place of qkv", "[ops][attention]") {
+  for (double scale : {-0.2, 0.0, 0.3}) {
+    AttentionCase c(shape_of(1, 40, 2, 1, 64));
+    c.shape.scale = scale;
+    INFO("scale " << scale);
+    check_against_reference(DType::kBF16, c);
+    check_against_reference(DType::kBF16, c, 1);
+  }
+}
+
 // Kills: dividing by a number of sequences or tokens that is zero.
 TEST_CASE("attention of no sequences does nothing", "[ops][attention]") {
   CHECK(run_attention(DType::kF32, AttentionCase(shape_of(0, 64, 2, 2, 16))).out.values().empty());
@@ -125,14 +159,15 @@ TEST_CASE("attention of no sequences does nothing", "[ops][attention]") {
 
 // Kills: work cut by the number of threads; scratch of one call that leaks into the next.
 TEST_CASE("attention gives the same bits for any number of threads and any call before", "[ops][attention]") {
-  AttentionCase c(shape_of(3, 150, 4, 2, 41));
-  c.segment_start = uneven_documents(c.shape, 29);
-  c.dropout = some_dropout(0.1);
-  for (DType dtype : {DType::kF32, DType::kBF16}) {
-    check_same_on_any_threads([&] {
-      run_attention(DType::kF32, AttentionCase(shape_of(2, 200, 2, 2, 128)));
-      return run_attention(dtype, c);
-    });
+  for (AttentionCase c : {AttentionCase(shape_of(3, 150, 4, 2, 41)), AttentionCase(shape_of(1, 150, 2, 1, 64))}) {
+    c.segment_start = uneven_documents(c.shape, 29);
+    c.dropout = some_dropout(0.1);
+    for (DType dtype : {DType::kF32, DType::kBF16}) {
+      check_same_on_any_threads([&] {
+        run_attention(DType::kF32, AttentionCase(shape_of(2, 200, 2, 2, 128)));
+        return run_attention(dtype, c);
+      });
+    }
   }
 }
 
@@ -217,12 +252,14 @@ TEST_CASE("scores of ten thousand stay finite and right", "[ops][attention]") {
 // Kills: a maximum or an exponential that turns NaN into a number.
 TEST_CASE("NaN in a query, key or value reaches every output that sees it", "[ops][attention]") {
   const int64_t at = 70, time = 140;
-  for (int64_t column : {0, 16, 32}) {
-    AttentionCase c(shape_of(1, time, 1, 1, 16));
-    c.qkv[at * c.shape.qkv_width() + column] = std::nan("");
-    const std::vector<double> out = run_attention(DType::kF32, c).out.values();
-    const int64_t last_seeing = column == 0 ? at : time - 1;
-    for (int64_t i = at; i <= last_seeing; ++i) CHECK(std::isnan(out[static_cast<size_t>(i * 16)]));
-    for (int64_t i = 0; i < 64; ++i) CHECK(!std::isnan(out[static_cast<size_t>(i * 16)]));
+  for (const auto& [dtype, width] : {std::pair(DType::kF32, int64_t{16}), std::pair(DType::kBF16, int64_t{64})}) {
+    for (int64_t column : {int64_t{0}, width, 2 * width}) {
+      AttentionCase c(shape_of(1, time, 1, 1, width));
+      c.qkv[at * c.shape.qkv_width() + column] = std::nan("");
+      const std::vector<double> out = run_attention(dtype, c).out.values();
+      const int64_t last_seeing = column == 0 ? at : time - 1;
+      for (int64_t i = at; i <= last_seeing; ++i) CHECK(std::isnan(out[static_cast<size_t>(i * width)]));
+      for (int64_t i = 0; i < 64; ++i) CHECK(!std::isnan(out[static_cast<size_t>(i * width)]));
+    }
   }
 }

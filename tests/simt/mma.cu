@@ -47,6 +47,30 @@ __global__ void products(float* c, const bfloat16* a, const bfloat16* b, Layout 
   }
 }
 
+__global__ void chained_products(float* c, const bfloat16* a, const bfloat16* b, const bfloat16* choice) {
+  alignas(16) __shared__ bfloat16 left[16 * kStride], right[32 * kStride], next[16 * kStride];
+  const int lane = lane_of_warp();
+  for (int e = lane; e < 16 * 32; e += 32) {
+    left[e / 32 * kStride + e % 32] = a[e];
+    right[e / 16 * kStride + e % 16] = b[e];
+    if (e < 16 * 16) next[e / 16 * kStride + e % 16] = choice[e];
+  }
+  __syncwarp();
+  FragmentC sum[2] = {}, chained[2] = {};
+  FragmentB fb[2];
+  for (int k = 0; k < 32; k += 16) {
+    FragmentA fa;
+    load_a(fa, left + k, kStride);
+    load_b_columns_transposed(fb, right + k * kStride, kStride);
+    for (int i = 0; i < 2; ++i) multiply_add(sum[i], fa, fb[i]);
+  }
+  load_b_columns_transposed(fb, next, kStride);
+  for (int i = 0; i < 2; ++i) multiply_add(chained[i], as_factor(sum[0], sum[1]), fb[i]);
+  for (int i = 0; i < 2; ++i) {
+    for (int e = 0; e < 4; ++e) c[(lane / 4 + e / 2 * 8) * 16 + 8 * i + lane % 4 * 2 + e % 2] = chained[i].at[e];
+  }
+}
+
 __global__ void copies(float* y, const float* x) {
   alignas(16) __shared__ float s[3][4];
   const int me = static_cast<int>(threadIdx.x);
@@ -90,6 +114,9 @@ void run_to_the_end(Args&&... args) {
 
 void run_products(float* c, const bfloat16* a, const bfloat16* b, Layout layout) {
   run_to_the_end(products, LaunchShape{1, 32}, Work{}, c, a, b, layout);
+}
+void run_chained_products(float* c, const bfloat16* a, const bfloat16* b, const bfloat16* choice) {
+  run_to_the_end(chained_products, LaunchShape{1, 32}, Work{}, c, a, b, choice);
 }
 void run_copies(float* y, const float* x) { run_to_the_end(copies, LaunchShape{1, 4}, Work{}, y, x); }
 void run_misaligned_copy(float* y, const float* x) { run_to_the_end(misaligned_copy, LaunchShape{1, 1}, Work{}, y, x); }

@@ -59,6 +59,31 @@ TEST_CASE("products of fragments are those of the matrices, however the factors 
   }
 }
 
+// Kills: results taken for other elements of a factor, truncated instead of rounded, or rounded into the wrong half.
+TEST_CASE("results become the left factor of the next product, rounded to bf16", "[simt]") {
+  std::vector<bfloat16> a(16 * 32), b(32 * 16), choice(16 * 16, bfloat16(0.0f));
+  for (size_t i = 0; i < a.size(); ++i) {
+    a[i] = static_cast<float>(static_cast<int>(i * 37 % 101) - 50);
+    b[i] = static_cast<float>(static_cast<int>(i * 53 % 89) - 44);
+  }
+  std::vector<float> expected(16 * 16);
+  for (size_t n = 0; n < 16; ++n) {
+    const size_t from = (5 * n + 3) % 16;
+    choice[from * 16 + n] = 1.0f;
+    for (size_t m = 0; m < 16; ++m) {
+      float sum = 0;
+      for (size_t k = 0; k < 32; ++k) sum += static_cast<float>(a[m * 32 + k]) * static_cast<float>(b[k * 16 + from]);
+      expected[m * 16 + n] = static_cast<float>(bfloat16(sum));
+    }
+  }
+  Stream stream(cuda_runtime());
+  const Buffer left = on_device(stream, a), right = on_device(stream, b), next = on_device(stream, choice);
+  const Buffer c = on_device(stream, std::vector<float>(16 * 16));
+  run_chained_products(static_cast<float*>(c.data()), static_cast<const bfloat16*>(left.data()),
+                       static_cast<const bfloat16*>(right.data()), static_cast<const bfloat16*>(next.data()));
+  CHECK(on_host(stream, c) == expected);
+}
+
 // Kills: a copy that is there before it was waited for, so that a kernel which forgets to wait works here; a wait for
 // the wrong group; zeros that are not written.
 TEST_CASE("a copy to shared memory arrives when its group is waited for", "[simt]") {
