@@ -34,9 +34,10 @@ if(NOT SFFN_SANITIZE)
   catch_discover_tests(test_device TEST_PREFIX "simt: " PROPERTIES LABELS core)
 endif()
 
-add_executable(test_simt simt/executor_test.cpp simt/stream_test.cpp simt/collectives_test.cpp simt/mma_test.cpp simt/mma.cu
-  simt/seeded.cu)
-set_source_files_properties(simt/mma.cu simt/seeded.cu PROPERTIES LANGUAGE CXX)
+file(GLOB simt_tests CONFIGURE_DEPENDS simt/*_test.cpp)
+file(GLOB simt_kernels CONFIGURE_DEPENDS simt/*.cu)
+add_executable(test_simt ${simt_tests} ${simt_kernels})
+set_source_files_properties(${simt_kernels} PROPERTIES LANGUAGE CXX)
 target_link_libraries(test_simt PRIVATE sffn_test_support sffn_core)
 target_link_libraries(test_simt PRIVATE sffn_kernels sffn_cuda ${externals})
 add_dependencies(device_tests test_simt)

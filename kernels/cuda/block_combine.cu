@@ -1,323 +1,309 @@
-// y[n] = Σ_i weights[n,i]·h[inverse[n,i]]·W_block + bias (+ y), over the sorted rows of token n in order, rounded once
+// y[n] = Σ_i weights[n,i]·h[inverse[n,i]]·W_block + bias (+ y), over i in order, rounded once
 //                             y [N,D]  h [P,G]  W [M,D] f32 or bf16  weights [N,b], bias [D] f32; weights absent: 1
-// A block of threads owns up to 256 tokens of one chunk and 64 columns: their sums stay in shared memory while it goes
-// over the blocks of cells in order and adds the product of each with the rows of its tokens. So no product is stored,
-// a token's terms are added in the order of its rows, and tokens do not depend on one another. Of the rows of one
-// block, which ascend by choice, those of the tokens are found by bisection, for 256 blocks of cells at once. Steps are
-// 64 rows and 64 cells of a block. Any type and size: fp32 multiply-adds, a column and 16 rows a thread. bf16 whose
-// rows are whole 16 bytes: tensor cores, a warp has 8 columns of all rows; the next step is copied meanwhile.
-#include "kernels/cuda/block_rows.cuh"
-#include "kernels/cuda/launch.cuh"
-#include "kernels/cuda/mma.cuh"
+// Any type and size: combine_units.cuh. bf16 of 16 cells and more whose rows are whole 16 bytes: a segment of tokens
+// and a strip of columns at a time, in two kernels,
+//   multiply_rows  E[c] = h[p]·W_block for the rows p of the segment, c the choice of p          E [choices, columns]
+//   f32 sum_products   y[n] = Σ_i weights[n,i]·E[n·b + i] + bias (+ y)
+// E is fp32: in bf16 each of the b terms would be rounded, which the sum's bound (one rounding of y) does not allow.
+// Its rows are in the order of choices, so that the second kernel reads memory in order; it stays within the stream's
+// product_bytes. What is written twice and read once is then the same as with one strip; the tables are read once for
+// each segment, h once for each strip.
+// multiply_rows is a grouped product on tensor cores: a block of threads takes a tile of 128 rows (row_tiles.cuh) and
+// some of the columns, 128 at a time, in steps of up to 64 cells, three stages of asynchronous copies; each of 8 warps
+// has 64 × 32 results.
+#include "kernels/cuda/combine_units.cuh"
 #include "kernels/cuda/pack.cuh"
+#include "kernels/cuda/panel.cuh"
+#include "kernels/cuda/row_tiles.cuh"
+#include "kernels/cuda/wgmma.cuh"
 #include "kernels/ops.h"
 
-#include <algorithm>
+#include <cmath>
 #include <type_traits>
 
 namespace sffn::cuda {
 namespace {
 
-constexpr int kTokens = 256, kColumns = 64, kRows = 64, kDepth = 64, kThreads = 256;
-constexpr int kStride = kColumns + 8;  // of sums and of bf16: rows lie in different banks
+constexpr int kRows = kTileRows, kColumns = 128, kStages = 3, kThreads = 256;
+constexpr int kWarpRows = 64, kWarpColumns = 32, kAcross = kColumns / kWarpColumns;
+constexpr int64_t kLeastCells = 16;  // of a block, on tensor cores
 
-template <class T>
-struct Combination {
-  T* y;
-  const T* h;
-  const float* weights;
-  const T* w;
-  const float* bias;
+struct Products {
+  float* products;  // E, of the strip's columns
+  const bfloat16 *h, *w;
   BlockRows rows;
-  bool accumulate;
-  int64_t G, D, parts, strips;  // parts of a chunk's tokens, strips of columns
+  TileList list;
+  int G, D;
+  int segment, column, end;  // columns [column, end)
+  int parts, part;           // parts of the strip, columns of one
 };
 
-// What a block of threads owns.
-struct Unit {
-  int64_t pair, first, last, d;  // first pair of the chunk, tokens [first, last), columns from d on
+template <int kDepth>
+struct Stage {  // shared: h along the depth of the product, w across it
+  bfloat16 h[kRows * kPanelWidth], w[kColumns / kPanelWidth][kDepth * kPanelWidth];
 };
-template <class T>
-__device__ __forceinline__ Unit unit_of_block(const Combination<T>& c) {
-  const int64_t part = blockIdx.x / c.strips, chunk = part / c.parts, first = part % c.parts * kTokens;
-  const int64_t begin = chunk * c.rows.chunk + first, end = (chunk + 1) * c.rows.chunk;
-  const int64_t tokens = end < c.rows.tokens ? end : c.rows.tokens;
-  return {chunk * c.rows.blocks, begin, begin + kTokens < tokens ? begin + kTokens : tokens,
-          blockIdx.x % c.strips * kColumns};
+
+// Asks for cells [k, k + kDepth) of the factors of a tile and columns from `column` on; what does not exist is zero.
+template <int kDepth>
+__device__ __forceinline__ void ask(Stage<kDepth>& stage, const Products& p, const RowTile& tile, int k, int column) {
+  const int count = static_cast<int>(tile.last - tile.first);
+  const bfloat16* h = p.h + tile.first * p.G + k;
+  const bfloat16* w = p.w + (tile.block * p.G + k) * p.D + column;
+  const int cells = p.G - k, columns = p.D - column;
+  ask_panel<kRows, kDepth / kPiece, kThreads>(
+      stage.h, p.h, [&](int, int r, int c) { return r < count && c < cells ? h + r * p.G + c : nullptr; });
+  SFFN_UNROLL for (int panel = 0; panel < kColumns / kPanelWidth; ++panel) {
+    ask_panel<kDepth, kPanelPieces, kThreads>(stage.w[panel], p.w, [&](int, int r, int c) {
+      const int d = panel * kPanelWidth + c;
+      return r < cells && d < columns ? w + r * p.D + d : nullptr;
+    });
+  }
 }
 
-// Rows [first, first + count) of a block and its cells from `cell` on; the last cells of these rows, or not.
-struct Step {
-  int64_t block, first, cell;
-  int count;  // 0: there are no more steps
-  bool last;
-};
+using Sums = FragmentC[kWarpRows / 16][kWarpColumns / 8];
 
-struct Window {  // shared: the rows of the unit's tokens in kThreads blocks
-  int32_t begin[kThreads], end[kThreads];
-};
-
-// The steps of a unit in order. All threads take them together.
-class Steps {
- public:
-  __device__ Steps(Window& window, const BlockRows& rows, const Unit& unit, int64_t cells)
-      : window_(window), rows_(rows), unit_(unit), cells_(cells) {}
-
-  __device__ Step next() {
-    while (row_ >= end_) {
-      if (++block_ >= rows_.blocks) return {0, 0, 0, 0, false};
-      const int place = static_cast<int>(block_ % kThreads);
-      if (place == 0) find();
-      row_ = window_.begin[place], end_ = window_.end[place];
+template <int kDepth>
+__device__ __forceinline__ void add_stage(Sums& sum, const Stage<kDepth>& stage, int row, int column) {
+  const bfloat16* w = stage.w[column / kPanelWidth];
+  SFFN_UNROLL for (int k = 0; k < kDepth; k += 16) {
+    FragmentA a[kWarpRows / 16];
+    FragmentB b[kWarpColumns / 16][2];
+    SFFN_UNROLL for (int i = 0; i < kWarpRows / 16; ++i) load_a_along(a[i], stage.h, row + 16 * i, k);
+    SFFN_UNROLL for (int j = 0; j < kWarpColumns / 16; ++j) {
+      load_b_across(b[j], w, column % kPanelWidth + 16 * j, k);
     }
-    const int64_t left = end_ - row_;
-    const Step step{block_, row_, cell_, left < kRows ? static_cast<int>(left) : kRows, cell_ + kDepth >= cells_};
-    cell_ += kDepth;
-    if (step.last) cell_ = 0, row_ += kRows;
-    return step;
-  }
-
- private:
-  // The first row of [begin, end) whose choice is not before `choice`.
-  __device__ int32_t bisect(int32_t begin, int32_t end, int64_t choice) const {
-    while (begin < end) {
-      const int32_t middle = begin + (end - begin) / 2;
-      if (rows_.order[middle] < choice) {
-        begin = middle + 1;
-      } else {
-        end = middle;
-      }
-    }
-    return begin;
-  }
-  __device__ void find() {
-    const int64_t block = block_ + threadIdx.x;
-    __syncthreads();  // all have read the last window
-    if (block < rows_.blocks) {
-      const int32_t begin = rows_.offsets[unit_.pair + block], end = rows_.offsets[unit_.pair + block + 1];
-      const int32_t mine = bisect(begin, end, unit_.first * rows_.per_token);
-      window_.begin[threadIdx.x] = mine;
-      window_.end[threadIdx.x] = bisect(mine, end, unit_.last * rows_.per_token);
-    }
-    __syncthreads();
-  }
-
-  Window& window_;
-  const BlockRows& rows_;
-  const Unit& unit_;
-  int64_t cells_, block_ = -1, cell_ = 0, row_ = 0, end_ = 0;
-};
-
-__device__ __forceinline__ void clear_sums(float (*sum)[kStride]) {
-  for (int e = static_cast<int>(threadIdx.x); e < kTokens * kStride; e += kThreads) sum[e / kStride][e % kStride] = 0;
-  __syncthreads();
-}
-
-template <class T>
-__device__ void write_sums(const Combination<T>& c, const Unit& unit, const float (*sum)[kStride]) {
-  __syncthreads();
-  for (int64_t e = threadIdx.x; e < (unit.last - unit.first) * kColumns; e += kThreads) {
-    const int64_t n = e / kColumns, column = e % kColumns, d = unit.d + column;
-    if (d >= c.D) continue;
-    T& y = c.y[(unit.first + n) * c.D + d];
-    const float before = c.accumulate ? to_float(y) : 0.0f, bias = c.bias != nullptr ? c.bias[d] : 0.0f;
-    store(y, sum[n][column] + bias + before);
-  }
-}
-
-// ---- By fp32 multiply-adds ----
-
-constexpr int kThreadRows = kRows * kColumns / kThreads;
-
-struct FloatStage {  // shared
-  alignas(16) float sum[kTokens][kStride], h[kRows][kDepth + 4], w[kDepth][kColumns];
-  float weight[kRows];
-  int32_t token[kRows];  // of the unit
-};
-
-template <class T>
-__device__ void fill(FloatStage& stage, const Combination<T>& c, const Unit& unit, const Step& step) {
-  const int me = static_cast<int>(threadIdx.x);
-  const int64_t cells = c.G - step.cell;
-  for (int e = me; e < kRows * kDepth; e += kThreads) {
-    const int r = e / kDepth, k = e % kDepth;
-    const bool exists = r < step.count && k < cells;
-    stage.h[r][k] = exists ? to_float(c.h[(step.first + r) * c.G + step.cell + k]) : 0.0f;
-  }
-  for (int e = me; e < kDepth * kColumns; e += kThreads) {
-    const int64_t k = e / kColumns, d = unit.d + e % kColumns;
-    const bool exists = k < cells && d < c.D;
-    stage.w[k][e % kColumns] = exists ? to_float(c.w[(step.block * c.G + step.cell + k) * c.D + d]) : 0.0f;
-  }
-  if (me < step.count) {
-    const int32_t choice = c.rows.order[step.first + me];
-    stage.token[me] = static_cast<int32_t>(token_of_choice(c.rows, choice) - unit.first);
-    stage.weight[me] = c.weights != nullptr ? c.weights[choice] : 1.0f;
-  }
-}
-
-// Of 16 rows and one column. Groups of threads whose rows share a token take turns.
-__device__ void add_rows(FloatStage& stage, const float (&product)[kThreadRows], int count) {
-  const int column = static_cast<int>(threadIdx.x) % kColumns, group = static_cast<int>(threadIdx.x) / kColumns;
-  bool shared = false;
-  for (int r = kThreadRows; r < count; r += kThreadRows) shared |= stage.token[r] == stage.token[r - 1];
-  for (int turn = 0; turn < (shared ? kThreads / kColumns : 1); ++turn) {
-    for (int r = 0; r < kThreadRows && (!shared || turn == group); ++r) {
-      const int row = group * kThreadRows + r;
-      if (row < count) stage.sum[stage.token[row]][column] += stage.weight[row] * product[r];
-    }
-    if (shared) __syncthreads();
-  }
-}
-
-template <class T>
-__global__ void __launch_bounds__(kThreads) combine_kernel(Combination<T> c) {
-  auto& stage = *dynamic_shared<FloatStage>();
-  __shared__ Window window;
-  const Unit unit = unit_of_block(c);
-  if (unit.first >= unit.last) return;
-  const int column = static_cast<int>(threadIdx.x) % kColumns, group = static_cast<int>(threadIdx.x) / kColumns;
-  clear_sums(stage.sum);
-  Steps steps(window, c.rows, unit, c.G);
-  float product[kThreadRows] = {};
-  for (Step step = steps.next(); step.count > 0; step = steps.next()) {
-    __syncthreads();
-    fill(stage, c, unit, step);
-    __syncthreads();
-    const int depth = c.G - step.cell < kDepth ? static_cast<int>(c.G - step.cell) : kDepth;
-    for (int k = 0; k < depth; k += 4) {
-      const float w[4] = {stage.w[k][column], stage.w[k + 1][column], stage.w[k + 2][column], stage.w[k + 3][column]};
-      for (int r = 0; r < kThreadRows; ++r) {
-        const float4 h = *reinterpret_cast<const float4*>(&stage.h[group * kThreadRows + r][k]);
-        product[r] += h.x * w[0], product[r] += h.y * w[1], product[r] += h.z * w[2], product[r] += h.w * w[3];
-      }
-    }
-    if (!step.last) continue;
-    add_rows(stage, product, step.count);
-    for (int r = 0; r < kThreadRows; ++r) product[r] = 0;
-  }
-  write_sums(c, unit, stage.sum);
-}
-
-// ---- On tensor cores ----
-
-constexpr int kStages = 2;
-
-struct Stage {  // shared
-  alignas(16) bfloat16 h[kRows][kStride], w[kDepth][kStride];
-  int32_t choice[kRows];
-};
-struct Shared {
-  alignas(16) float sum[kTokens][kStride];
-  Stage stages[kStages];
-};
-
-// Asks for what a step multiplies; what does not exist is zero.
-__device__ __forceinline__ void ask(Stage& stage, const Combination<bfloat16>& c, const Unit& unit, const Step& step) {
-  constexpr int kPieces = 8;
-  const int me = static_cast<int>(threadIdx.x), piece = me % kPieces * 8;
-  for (int r = me / kPieces; r < kRows; r += kThreads / kPieces) {
-    const bool copied = r < step.count && step.cell + piece < c.G;
-    copy_async<16>(&stage.h[r][piece], copied ? c.h + (step.first + r) * c.G + step.cell + piece : c.h, copied);
-  }
-  for (int k = me / kPieces; k < kDepth; k += kThreads / kPieces) {
-    const bool copied = step.cell + k < c.G && unit.d + piece < c.D;
-    const int64_t cell = step.block * c.G + step.cell + k;
-    copy_async<16>(&stage.w[k][piece], copied ? c.w + cell * c.D + unit.d + piece : c.w, copied);
-  }
-  if (me < kRows) {
-    const bool copied = me < step.count;
-    copy_async<4>(&stage.choice[me], copied ? c.rows.order + step.first + me : c.rows.order, copied);
-  }
-}
-
-__device__ __forceinline__ void add_products(FragmentC (&product)[kRows / 16], const Stage& stage, int column,
-                                             int count) {
-  for (int k = 0; k < kDepth; k += 32) {
-    FragmentB b[2];
-    load_b_depths_transposed(b, &stage.w[k][column], kStride);
-    for (int m = 0; m < kRows / 16; ++m) {
-      if (m * 16 >= count) continue;
-      for (int i = 0; i < 2; ++i) {
-        FragmentA a;
-        load_a(a, &stage.h[16 * m][k + 16 * i], kStride);
-        multiply_add(product[m], a, b[i]);
-      }
+    SFFN_UNROLL for (int i = 0; i < kWarpRows / 16; ++i) {
+      SFFN_UNROLL for (int j = 0; j < kWarpColumns / 8; ++j) multiply_add(sum[i][j], a[i], b[j / 2][j % 2]);
     }
   }
 }
 
-// The warp adds its 8 columns of 16 rows. Lanes whose rows share a token take turns.
-__device__ __forceinline__ void add_rows(float (*sum)[kStride], const Combination<bfloat16>& c, const Unit& unit,
-                                         const Stage& stage, const FragmentC& product, int first, int count,
-                                         int column) {
+// Writes 16 rows and 8·kN columns from `column` on. Two lanes exchange halves, so that each has four neighbours.
+// places: row of E, or -1.
+template <int kN>
+__device__ __forceinline__ void write_products(const Products& p, const FragmentC (&sum)[kN], const int32_t* places,
+                                               int column) {
   const int g = lane_of_warp() / 4, t = lane_of_warp() % 4;
-  float2* to[2] = {};
-  float weight[2] = {};
-  bool shared = false;
-  for (int half = 0; half < 2; ++half) {
-    const int row = first + g + 8 * half;
-    if (row >= count) continue;
-    const int32_t choice = stage.choice[row], token = token_of_choice(c.rows, choice);
-    to[half] = reinterpret_cast<float2*>(&sum[token - unit.first][column + 2 * t]);
-    weight[half] = c.weights != nullptr ? c.weights[choice] : 1.0f;
-    shared |= row > 0 && stage.choice[row - 1] >= token * c.rows.per_token;
-  }
-  const bool turns = __any_sync(0xffffffffu, shared) != 0;
-  for (int turn = 0; turn < (turns ? 16 : 1); ++turn) {
-    for (int half = 0; half < 2; ++half) {
-      if (to[half] == nullptr || (turns && turn != g + 8 * half)) continue;
-      to[half]->x += weight[half] * product.at[2 * half];
-      to[half]->y += weight[half] * product.at[2 * half + 1];
+  const bool odd = t % 2 != 0;
+  const int pitch = p.end - p.column;
+  SFFN_UNROLL for (int half = 0; half < 2; ++half) {
+    const int32_t place = places[8 * half + g];
+    SFFN_UNROLL for (int j = 0; j < kN; j += 2) {
+      const float *low = sum[j].at + 2 * half, *high = sum[j + 1].at + 2 * half;
+      const float first = __shfl_xor_sync(0xffffffffu, odd ? low[0] : high[0], 1);
+      const float second = __shfl_xor_sync(0xffffffffu, odd ? low[1] : high[1], 1);
+      const int d = column + 8 * (j + t % 2) + t / 2 * 4;
+      if (place < 0 || d >= p.end) continue;
+      const float4 four =
+          odd ? make_float4(first, second, high[0], high[1]) : make_float4(low[0], low[1], first, second);
+      *reinterpret_cast<float4*>(p.products + int64_t{place} * pitch + d - p.column) = four;
     }
-    __syncwarp();
   }
 }
 
-__global__ void __launch_bounds__(kThreads) combine_on_tensor_cores_kernel(Combination<bfloat16> c) {
-  auto& shared = *dynamic_shared<Shared>();
-  __shared__ Window window;
-  const Unit unit = unit_of_block(c);
-  if (unit.first >= unit.last) return;
-  const int column = static_cast<int>(threadIdx.x) / 32 * 8;  // of this warp
-  clear_sums(shared.sum);
-  Steps steps(window, c.rows, unit, c.G);
-  FragmentC product[kRows / 16] = {};
-  Step step = steps.next();
-  if (step.count > 0) ask(shared.stages[0], c, unit, step);
-  commit_copies();
-  for (int s = 0; step.count > 0; s = (s + 1) % kStages) {
-    wait_for_copies<0>();
-    __syncthreads();  // this stage is there, and all have done with the one before
-    const Step next = steps.next();
-    if (next.count > 0) ask(shared.stages[(s + 1) % kStages], c, unit, next);
-    commit_copies();
-    const Stage& stage = shared.stages[s];
-    add_products(product, stage, column, step.count);
-    for (int m = 0; m < kRows / 16 && step.last; ++m) {
-      if (m * 16 < step.count) add_rows(shared.sum, c, unit, stage, product[m], m * 16, step.count, column);
-      product[m] = {};
-    }
-    step = next;
+// Places of a tile's rows in E; -1 behind the last.
+__device__ __forceinline__ void read_places(int32_t (&place)[kRows], const Products& p, const RowTile& tile) {
+  const auto first_choice = static_cast<int32_t>(p.segment * p.list.tokens * p.rows.per_token);
+  if (const int me = static_cast<int>(threadIdx.x); me < kRows) {
+    place[me] = tile.first + me < tile.last ? p.rows.order[tile.first + me] - first_choice : -1;
   }
-  write_sums(c, unit, shared.sum);
+  __syncthreads();
+}
+
+template <int kDepth>
+__global__ void __launch_bounds__(kThreads, 2) multiply_rows_kernel(Products p) {
+  auto* stages = panels_of_block<Stage<kDepth>>();
+  __shared__ int32_t place[kRows];
+  RowTile tile;
+  if (!listed_tile(tile, p.list, p.segment * p.list.most + blockIdx.x / p.parts)) return;
+  const int warp = static_cast<int>(threadIdx.x) / 32, row = warp / kAcross * kWarpRows;
+  const int column = warp % kAcross * kWarpColumns;
+  const int begin = p.column + static_cast<int>(blockIdx.x % p.parts) * p.part;
+  const int end = begin + p.part < p.end ? begin + p.part : p.end;
+  read_places(place, p, tile);
+  const bool useful = tile.first + row < tile.last;  // for this warp
+  Sums sum = {};
+  int ask_column = begin, ask_cell = 0, sum_column = begin + column, sum_cell = 0;  // where the copies and sums are
+  run_stages<kStages>(
+      [&](int stage) {
+        if (ask_column >= end) return false;
+        ask(stages[stage], p, tile, ask_cell, ask_column);
+        ask_cell += kDepth;
+        if (ask_cell >= p.G) ask_cell = 0, ask_column += kColumns;
+        return true;
+      },
+      [&](int stage) {
+        const bool inside = useful && sum_column < end;
+        if (inside) add_stage(sum, stages[stage], row, column);
+        sum_cell += kDepth;
+        if (sum_cell < p.G) return;
+        SFFN_UNROLL for (int i = 0; i < kWarpRows / 16; ++i) {
+          if (inside) write_products(p, sum[i], place + row + 16 * i, sum_column);
+          SFFN_UNROLL for (int j = 0; j < kWarpColumns / 8; ++j) sum[i][j] = {};
+        }
+        sum_cell = 0, sum_column += kColumns;
+      });
+}
+
+// The same on sm_90a: two warpgroups of 64 rows, all columns of a step each.
+__global__ void __launch_bounds__(kThreads, 2) multiply_rows_on_warpgroups_kernel(Products p) {
+#if SFFN_WGMMA
+  constexpr int kDepth = kPanelWidth;
+  auto* stages = panels_of_block<Stage<kDepth>>();
+  __shared__ int32_t place[kRows];
+  RowTile tile;
+  if (!listed_tile(tile, p.list, p.segment * p.list.most + blockIdx.x / p.parts)) return;
+  const int warp = static_cast<int>(threadIdx.x) / 32, row = warp / 4 * 64;
+  const int begin = p.column + static_cast<int>(blockIdx.x % p.parts) * p.part;
+  const int end = begin + p.part < p.end ? begin + p.part : p.end;
+  read_places(place, p, tile);
+  const bool useful = tile.first + row < tile.last;  // for this warpgroup
+  FragmentC sum[kColumns / 8] = {};
+  int ask_column = begin, ask_cell = 0, sum_column = begin, sum_cell = 0;  // where the copies and sums are
+  run_stages_of_warpgroups<kStages>(
+      [&](int stage) {
+        if (ask_column >= end) return false;
+        ask(stages[stage], p, tile, ask_cell, ask_column);
+        ask_cell += kDepth;
+        if (ask_cell >= p.G) ask_cell = 0, ask_column += kColumns;
+        return true;
+      },
+      [&](int stage) {
+        if (!useful) return;
+        begin_products();
+        SFFN_UNROLL for (int k = 0; k < kDepth; k += 16) {
+          add_products<true>(sum, describe_along(stages[stage].h, row, k),
+                             describe_across(stages[stage].w[0], sizeof(stages[stage].w[0]), k));
+        }
+        commit_products();
+        wait_for_products<1>(sum);
+      },
+      [&] {
+        sum_cell += kDepth;
+        if (sum_cell < p.G) return;
+        if (useful) {
+          wait_for_products<0>(sum);
+          write_products(p, sum, place + row + warp % 4 * 16, sum_column);
+          SFFN_UNROLL for (int j = 0; j < kColumns / 8; ++j) sum[j] = {};
+        }
+        sum_cell = 0, sum_column += kColumns;
+      });
+#else
+  __trap();  // the host asks for it where it is compiled
+#endif
+}
+
+constexpr int kSumThreads = 256, kSumColumns = 4, kSumBatch = 8;
+
+// A thread has 4 columns of one token; it reads 8 products before it adds them.
+__global__ void __launch_bounds__(kSumThreads) sum_products_kernel(Combination<bfloat16> c, Products p) {
+  const int64_t pitch = p.end - p.column, quads = pitch / kSumColumns, b = c.rows.per_token;
+  const int64_t e = int64_t{blockIdx.x} * kSumThreads + threadIdx.x, first = p.segment * p.list.tokens;
+  const int64_t n = first + e / quads, d = p.column + e % quads * kSumColumns;
+  if (n >= first + p.list.tokens || n >= c.rows.tokens) return;
+  const float* products = p.products + (n - first) * b * pitch + d - p.column;
+  float sum[kSumColumns] = {};
+  for (int64_t i = 0; i < b; i += kSumBatch) {
+    float4 term[kSumBatch];
+    float weight[kSumBatch];
+    SFFN_UNROLL for (int u = 0; u < kSumBatch; ++u) {
+      const int64_t choice = n * b + i + u;
+      const bool exists = i + u < b && c.rows.inverse[choice] >= 0;
+      weight[u] = !exists ? 0.0f : c.weights != nullptr ? c.weights[choice] : 1.0f;
+      term[u] = exists ? *reinterpret_cast<const float4*>(products + (i + u) * pitch) : make_float4(0, 0, 0, 0);
+    }
+    SFFN_UNROLL for (int u = 0; u < kSumBatch; ++u) {
+      sum[0] += weight[u] * term[u].x, sum[1] += weight[u] * term[u].y;
+      sum[2] += weight[u] * term[u].z, sum[3] += weight[u] * term[u].w;
+    }
+  }
+  bfloat16* y = c.y + n * c.D + d;
+  float before[kSumColumns] = {};
+  if (c.accumulate) load_floats(before, y);
+  SFFN_UNROLL for (int k = 0; k < kSumColumns; ++k) sum[k] += c.bias != nullptr ? c.bias[d + k] : 0.0f;
+  SFFN_UNROLL for (int k = 0; k < kSumColumns; ++k) sum[k] += before[k];
+  store_floats(y, sum);
+}
+
+// Tokens of a segment and columns of a strip whose products fit in `bytes`, if those of a token and 128 columns do.
+struct ProductCut {
+  int64_t tokens, columns;
+};
+
+// N / tokens times the tables (M·D) are read, and D / columns times h (P·G): with tokens·columns = room, least where
+// tokens² = room·B / b.
+ProductCut cut_products(const BlockRows& rows, int64_t D, int64_t bytes) {
+  const int64_t b = rows.per_token, room = std::max<int64_t>(1, bytes / (b * static_cast<int64_t>(sizeof(float))));
+  const double best = std::sqrt(static_cast<double>(room) * static_cast<double>(rows.blocks) / static_cast<double>(b));
+  const int64_t widest = (D + kColumns - 1) / kColumns * kColumns;
+  int64_t tokens = std::clamp<int64_t>(static_cast<int64_t>(best), 1, rows.tokens);
+  const int64_t columns = std::clamp<int64_t>(room / tokens / kColumns * kColumns, kColumns, widest);
+  tokens = std::clamp<int64_t>(room / columns, 1, rows.tokens);
+  return {tokens, std::min(columns, D)};
+}
+
+template <int kDepth>
+void multiply_rows(Stream& stream, void (*kernel)(Products), const Work& work, Products p) {
+  constexpr int kSteps = 8;  // of one block of threads, at least, if the strip is wide enough
+  const int tiles = (p.end - p.column + kColumns - 1) / kColumns, steps = (p.G + kDepth - 1) / kDepth;
+  p.part = std::clamp(kSteps / steps, 1, tiles) * kColumns;
+  p.parts = (p.end - p.column + p.part - 1) / p.part;
+  launch(stream, kernel,
+         {static_cast<unsigned>(p.list.most * p.parts), kThreads, kStages * sizeof(Stage<kDepth>) + kPanelAlignment},
+         work, p);
+}
+
+void combine_on_tensor_cores(Stream& stream, const Combination<bfloat16>& c) {
+  const ProductCut cut = cut_products(c.rows, c.D, native(stream).product_bytes);
+  TileList list(c.rows, cut.tokens);
+  auto* memory = workspace<char>(
+      stream, list.bytes() + list.tokens * c.rows.per_token * cut.columns * static_cast<int64_t>(sizeof(float)));
+  list_tiles(stream, list, memory, c.rows);
+  for (int segment = 0; segment < list.segments; ++segment) {
+    for (int64_t column = 0; column < c.D; column += cut.columns) {
+      const Products p{.products = reinterpret_cast<float*>(memory + list.bytes()),
+                       .h = c.h,
+                       .w = c.w,
+                       .rows = c.rows,
+                       .list = list,
+                       .G = static_cast<int>(c.G),
+                       .D = static_cast<int>(c.D),
+                       .segment = segment,
+                       .column = static_cast<int>(column),
+                       .end = static_cast<int>(std::min(column + cut.columns, c.D)),
+                       .parts = 0,
+                       .part = 0};
+      const int64_t tokens = std::min(list.tokens, c.rows.tokens - segment * list.tokens), columns = p.end - p.column;
+      const int64_t choices = tokens * c.rows.per_token;
+      const double products = bytes_for<float>(choices * columns);
+      const Work work{
+          bytes_for<bfloat16>(choices * c.G + c.rows.blocks * c.G * columns) + bytes_for<int32_t>(choices) + products,
+          flops_of(choices, c.G, columns), true};
+      const bool warpgroups = native(stream).capability == kWarpgroupCapability;
+      c.G <= 16    ? multiply_rows<16>(stream, multiply_rows_kernel<16>, work, p)
+      : c.G <= 32  ? multiply_rows<32>(stream, multiply_rows_kernel<32>, work, p)
+      : warpgroups ? multiply_rows<64>(stream, multiply_rows_on_warpgroups_kernel, work, p)
+                   : multiply_rows<64>(stream, multiply_rows_kernel<64>, work, p);
+      launch(stream, sum_products_kernel, {blocks_for(tokens * columns / kSumColumns, kSumThreads), kSumThreads},
+             Work{products + bytes_for<bfloat16>((c.accumulate ? 2 : 1) * tokens * columns) +
+                  bytes_for<int32_t>((c.weights != nullptr ? 2 : 1) * choices)},
+             c, p);
+    }
+  }
 }
 
 template <class T>
-void combine(Stream& stream, Combination<T> c) {
-  c.parts = (std::min(c.rows.chunk, c.rows.tokens) + kTokens - 1) / kTokens;
-  c.strips = (c.D + kColumns - 1) / kColumns;
-  const Work work = block_product_work<T>(c.rows, c.G, c.D,
-                                          (c.accumulate ? bytes_for<T>(c.rows.tokens * c.D) : 0) +
-                                              (c.weights != nullptr ? bytes_for<float>(c.rows.choices()) : 0));
-  const LaunchShape shape{static_cast<unsigned>(c.rows.chunks() * c.parts * c.strips), kThreads};
+void combine(Stream& stream, const Combination<T>& c) {
+  if (c.rows.tokens == 0 || c.D == 0) return;
   if constexpr (std::is_same_v<T, bfloat16>) {
-    if (packs_fit(c.G, 8, c.h) && packs_fit(c.D, 8, c.w)) {
-      launch(stream, combine_on_tensor_cores_kernel, {shape.grid, shape.block, sizeof(Shared)}, work, c);
-      return;
+    if (c.G >= kLeastCells && packs_fit(c.G, kPiece, c.h) && packs_fit(c.D, kPiece, c.w, c.y)) {
+      return combine_on_tensor_cores(stream, c);
     }
   }
-  launch(stream, combine_kernel<T>, {shape.grid, shape.block, sizeof(FloatStage)}, work, c);
+  combine_units(stream, c,
+                block_product_work<T>(c.rows, c.G, c.D,
+                                      (c.accumulate ? bytes_for<T>(c.rows.tokens * c.D) : 0) +
+                                          (c.weights != nullptr ? bytes_for<float>(c.rows.choices()) : 0)));
 }
 
 }  // namespace
@@ -334,9 +320,7 @@ void block_combine(Stream& stream, Tensor y, const Tensor& h, const Tensor& weig
                                    .rows = rows,
                                    .accumulate = accumulate == Accumulate::kYes,
                                    .G = h.cols(),
-                                   .D = y.cols(),
-                                   .parts = 0,
-                                   .strips = 0});
+                                   .D = y.cols()});
   });
 }
 

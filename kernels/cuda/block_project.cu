@@ -1,23 +1,28 @@
 // z[p] = x[token of p]·W_iᵀ + bias_i for the sorted rows p of block i, 0 in unused rows
 //                                                         z [P,G]  x [N,D]  W [M,D] f32 or bf16  bias [M] f32
-// A block of threads takes a tile of rows of one pair (block_rows.cuh) and 64 of its cells, and gathers rows of x
-// through routing.order. Any type and size: 64 rows by fp32 multiply-adds. bf16 whose rows are whole 16 bytes: 128 rows
-// on tensor cores, 64 elements of D at a time, three stages of asynchronous copies; 8 warps have 32 × 32 results each.
-// The tiles of cells of one tile of rows are neighbours, so that they meet in L2.
+// A block of threads takes a tile of rows and some of the cells of their block, and gathers rows of x through
+// routing.order. The parts of the cells of one tile of rows are neighbours, so that they meet in L2.
+// Any type and size: 64 rows and 64 cells by fp32 multiply-adds (block_rows.cuh).
+// bf16 of 16 cells and more whose rows are whole 16 bytes: tensor cores, 128 rows and 16 to 128 cells, 64 elements of D
+// at a time, three stages of asynchronous copies; a warp has up to 64 × 32 results, which leave through shared memory
+// in whole rows. Tiles come in segments of tokens whose rows of x stay in L2 (row_tiles.cuh).
 #include "kernels/cuda/block_rows.cuh"
 #include "kernels/cuda/float_tile.cuh"
 #include "kernels/cuda/launch.cuh"
-#include "kernels/cuda/mma.cuh"
 #include "kernels/cuda/pack.cuh"
+#include "kernels/cuda/panel.cuh"
+#include "kernels/cuda/row_tiles.cuh"
+#include "kernels/cuda/wgmma.cuh"
 #include "kernels/ops.h"
 
+#include <algorithm>
 #include <type_traits>
 
 namespace sffn::cuda {
 namespace {
 
-constexpr int kRows = 128, kCells = 64, kDepth = 64, kStages = 3, kThreads = 256;
-constexpr int kStride = kDepth + 8;  // 8 rows of a matrix lie in 32 different banks
+constexpr int kRows = kTileRows, kStages = 3, kClearThreads = 256;
+constexpr int64_t kLeastCells = 16;  // of a block, on tensor cores
 
 template <class T>
 struct Projection {
@@ -25,21 +30,24 @@ struct Projection {
   const T *x, *w;
   const float* bias;
   BlockRows rows;
-  int64_t pairs, G, D, parts;  // parts of 64 cells
-  bool pairs_fit;              // two neighbours of z can be written at once
+  TileList list;
+  int64_t G, D, parts;  // parts of the cells of a block
+  bool packs;           // rows of z are whole 16 bytes
 };
 
 template <class T>
 __global__ void clear_unused_kernel(T* z, const int32_t* used, int64_t rows, int64_t G) {
-  const int64_t step = int64_t{gridDim.x} * kThreads;
-  for (int64_t e = *used * G + int64_t{blockIdx.x} * kThreads + threadIdx.x; e < rows * G; e += step) store(z[e], 0.0f);
+  const int64_t step = int64_t{gridDim.x} * kClearThreads;
+  for (int64_t e = *used * G + int64_t{blockIdx.x} * kClearThreads + threadIdx.x; e < rows * G; e += step) {
+    store(z[e], 0.0f);
+  }
 }
 
 template <class T>
-__global__ void __launch_bounds__(kTileThreads) project_kernel(Projection<T> p) {
+__global__ void __launch_bounds__(kTileThreads) project_kernel(Projection<T> p, int64_t pairs) {
   __shared__ FloatTile tile;
   __shared__ int32_t token[kTile];
-  const RowTile rows = tile_of_slot<kTile>(p.rows, p.pairs, blockIdx.x / p.parts);
+  const RowTile rows = tile_of_slot<kTile>(p.rows, pairs, blockIdx.x / p.parts);
   if (rows.first >= rows.last) return;
   const int64_t cell = blockIdx.x % p.parts * kTile, cells = p.G - cell, m = rows.block * p.G + cell;
   const int64_t count = rows.last - rows.first;
@@ -64,112 +72,252 @@ __global__ void __launch_bounds__(kTileThreads) project_kernel(Projection<T> p) 
   }
 }
 
-struct Stage {  // shared
-  alignas(16) bfloat16 x[kRows][kStride], w[kCells][kStride];
+// ---- On tensor cores ----
+
+template <int kCells>
+struct Stage {  // shared: x along the depth of the product, w likewise
+  bfloat16 x[kRows * kPanelWidth], w[kCells * kPanelWidth];
 };
 
-// Asks for elements [d, d + kDepth) of the rows of both factors; what does not exist is zero.
-__device__ __forceinline__ void ask(Stage& stage, const Projection<bfloat16>& p, const int32_t* token, int64_t m,
-                                    int64_t cells, int64_t d) {
-  constexpr int kPieces = kDepth / 8;
-  const int me = static_cast<int>(threadIdx.x), k = me % kPieces * 8;
-  const bool inside = d + k < p.D;
-  for (int r = me / kPieces; r < kRows; r += kThreads / kPieces) {
-    const bool copied = inside && token[r] >= 0;
-    copy_async<16>(&stage.x[r][k], copied ? p.x + token[r] * p.D + d + k : p.x, copied);
-  }
-  for (int j = me / kPieces; j < kCells; j += kThreads / kPieces) {
-    const bool copied = inside && j < cells;
-    copy_async<16>(&stage.w[j][k], copied ? p.w + (m + j) * p.D + d + k : p.w, copied);
-  }
-}
+// How warps share the results.
+template <int kCells>
+struct Cut {
+  static constexpr int kWarpRows = kCells >= 64 ? 64 : 32, kWarpCells = kCells >= 32 ? 32 : 16;
+  static constexpr int kAcross = kCells / kWarpCells, kThreads = kRows / kWarpRows * kAcross * 32;
+};
 
-__device__ __forceinline__ void add_stage(FragmentC (&sum)[2][4], const Stage& stage, int row, int column) {
-  for (int k = 0; k < kDepth; k += 16) {
-    FragmentA a[2];
-    FragmentB b[2][2];
-    for (int i = 0; i < 2; ++i) load_a(a[i], &stage.x[row + 16 * i][k], kStride);
-    for (int j = 0; j < 2; ++j) load_b_columns(b[j], &stage.w[column + 16 * j][k], kStride);
-    for (int i = 0; i < 2; ++i) {
-      for (int j = 0; j < 4; ++j) multiply_add(sum[i][j], a[i], b[j / 2][j % 2]);
+// The factors of a tile: its rows of x and cells [cell, cell + kCells) of its block; what does not exist is zero.
+template <int kCells, int kThreads>
+class Factors {
+ public:
+  __device__ __forceinline__ Factors(const Projection<bfloat16>& p, const RowTile& tile, const int32_t* token,
+                                     int64_t cell)
+      : p_(p), w_(p.w + (tile.block * p.G + cell) * p.D), cells_(p.G - cell) {
+    SFFN_UNROLL for (int i = 0; i < kShare; ++i) {
+      token_[i] = token[static_cast<int>(threadIdx.x) / kPanelPieces + i * (kThreads / kPanelPieces)];
+    }
+  }
+  // Asks for elements [d, d + 64) of D.
+  __device__ __forceinline__ void ask(Stage<kCells>& stage, int64_t d) const {
+    ask_panel<kRows, kPanelPieces, kThreads>(stage.x, p_.x, [&](int i, int, int k) {
+      return token_[i] >= 0 && d + k < p_.D ? p_.x + token_[i] * p_.D + d + k : nullptr;
+    });
+    ask_panel<kCells, kPanelPieces, kThreads>(
+        stage.w, p_.w, [&](int, int j, int k) { return j < cells_ && d + k < p_.D ? w_ + j * p_.D + d + k : nullptr; });
+  }
+
+ private:
+  static constexpr int kShare = kRows * kPanelPieces / kThreads;
+  const Projection<bfloat16>& p_;
+  int32_t token_[kShare];  // of this thread's pieces; -1 behind the last row
+  const bfloat16* w_;
+  int64_t cells_;
+};
+
+template <int kM, int kN>
+__device__ __forceinline__ void add_stage(FragmentC (&sum)[kM][kN], const bfloat16* x, const bfloat16* w, int row,
+                                          int column) {
+  SFFN_UNROLL for (int k = 0; k < kPanelWidth; k += 16) {
+    FragmentA a[kM];
+    FragmentB b[kN / 2][2];
+    SFFN_UNROLL for (int i = 0; i < kM; ++i) load_a_along(a[i], x, row + 16 * i, k);
+    SFFN_UNROLL for (int j = 0; j < kN / 2; ++j) load_b_along(b[j], w, column + 16 * j, k);
+    SFFN_UNROLL for (int i = 0; i < kM; ++i) {
+      SFFN_UNROLL for (int j = 0; j < kN; ++j) multiply_add(sum[i][j], a[i], b[j / 2][j % 2]);
     }
   }
 }
 
-__device__ __forceinline__ void write_sums(const Projection<bfloat16>& p, const FragmentC (&sum)[2][4],
-                                           const RowTile& rows, int64_t cell, int row, int column) {
+// Puts sums + bias into the rows of `out`.
+template <int kCells, int kM, int kN>
+__device__ __forceinline__ void put_sums(bfloat16* out, const Projection<bfloat16>& p, const FragmentC (&sum)[kM][kN],
+                                         int64_t m, int64_t cells, int row, int column) {
   const int g = lane_of_warp() / 4, t = lane_of_warp() % 4;
-  for (int j = 0; j < 4; ++j) {
-    const int64_t c = cell + column + 8 * j + 2 * t;
-    if (c >= p.G) continue;
-    const float* bias = p.bias != nullptr ? p.bias + rows.block * p.G + c : nullptr;
-    const bool second = c + 1 < p.G;
-    const float low = bias != nullptr ? bias[0] : 0.0f, high = bias != nullptr && second ? bias[1] : 0.0f;
-    for (int half = 0; half < 4; ++half) {
-      const int64_t to = rows.first + row + 8 * half + g;
-      if (to >= rows.last) continue;
+  SFFN_UNROLL for (int j = 0; j < kN; ++j) {
+    const int c = column + 8 * j + 2 * t;
+    const float low = p.bias != nullptr && c < cells ? p.bias[m + c] : 0.0f;
+    const float high = p.bias != nullptr && c + 1 < cells ? p.bias[m + c + 1] : 0.0f;
+    SFFN_UNROLL for (int half = 0; half < 2 * kM; ++half) {
       const float* at = sum[half / 2][j].at + half % 2 * 2;
       Pack<bfloat16, 2> pair;
       store(pair.at[0], at[0] + low), store(pair.at[1], at[1] + high);
-      if (p.pairs_fit) {
-        *reinterpret_cast<Pack<bfloat16, 2>*>(p.z + to * p.G + c) = pair;
-      } else {
-        p.z[to * p.G + c] = pair.at[0];
-        if (second) p.z[to * p.G + c + 1] = pair.at[1];
-      }
+      *reinterpret_cast<Pack<bfloat16, 2>*>(out + (row + 8 * half + g) * (kCells + kPiece) + c) = pair;
     }
   }
 }
 
-__global__ void __launch_bounds__(kThreads) project_on_tensor_cores_kernel(Projection<bfloat16> p) {
-  auto* stages = dynamic_shared<Stage>();
-  __shared__ int32_t token[kRows];  // -1 behind the last row
-  const RowTile rows = tile_of_slot<kRows>(p.rows, p.pairs, blockIdx.x / p.parts);
-  if (rows.first >= rows.last) return;
-  const int me = static_cast<int>(threadIdx.x), row = me / 64 * 32, column = me / 32 % 2 * 32;
-  const int64_t cell = blockIdx.x % p.parts * kCells, cells = p.G - cell, m = rows.block * p.G + cell;
-  if (me < kRows) {
-    const bool exists = rows.first + me < rows.last;
-    token[me] = exists ? token_of_choice(p.rows, p.rows.order[rows.first + me]) : -1;
+// Rows of `out` to z.
+template <int kCells, int kThreads>
+__device__ __forceinline__ void write_rows(const Projection<bfloat16>& p, const bfloat16* out, const RowTile& tile,
+                                           int64_t cell) {
+  const int count = static_cast<int>(tile.last - tile.first), me = static_cast<int>(threadIdx.x);
+  bfloat16* z = p.z + tile.first * p.G + cell;
+  const int width = p.packs ? kPiece : 1;
+  for (int e = me * width; e < count * kCells; e += kThreads * width) {
+    const int r = e / kCells, c = e % kCells;
+    if (cell + c >= p.G) continue;
+    const bfloat16* from = out + r * (kCells + kPiece) + c;
+    if (p.packs) {
+      *reinterpret_cast<Pack<bfloat16, kPiece>*>(z + r * p.G + c) =
+          *reinterpret_cast<const Pack<bfloat16, kPiece>*>(from);
+    } else {
+      z[r * p.G + c] = *from;
+    }
+  }
+}
+
+// token[r] of row r; -1 behind the last
+__device__ __forceinline__ void read_tokens(int32_t (&token)[kRows], const BlockRows& rows, const RowTile& tile) {
+  if (const int me = static_cast<int>(threadIdx.x); me < kRows) {
+    token[me] = tile.first + me < tile.last ? token_of_choice(rows, rows.order[tile.first + me]) : -1;
   }
   __syncthreads();
-  const bool useful = rows.first + row < rows.last && column < cells;  // for this warp
-  const int64_t steps = (p.D + kDepth - 1) / kDepth;
-  for (int s = 0; s < kStages - 1; ++s) {
-    if (s < steps) ask(stages[s], p, token, m, cells, int64_t{s} * kDepth);
-    commit_copies();
+}
+
+template <int kCells>
+__global__ void __launch_bounds__(Cut<kCells>::kThreads, kCells == 128 ? 2 : 3)
+    project_on_tensor_cores_kernel(Projection<bfloat16> p) {
+  using C = Cut<kCells>;
+  auto* stages = panels_of_block<Stage<kCells>>();
+  __shared__ int32_t token[kRows];
+  RowTile tile;
+  if (!listed_tile(tile, p.list, blockIdx.x / p.parts)) return;
+  const int64_t cell = blockIdx.x % p.parts * kCells;
+  const int warp = static_cast<int>(threadIdx.x) / 32, row = warp / C::kAcross * C::kWarpRows;
+  const int column = warp % C::kAcross * C::kWarpCells;
+  read_tokens(token, p.rows, tile);
+  const Factors<kCells, C::kThreads> factors(p, tile, token, cell);
+  const bool useful = tile.first + row < tile.last && cell + column < p.G;  // for this warp
+  FragmentC sum[C::kWarpRows / 16][C::kWarpCells / 8] = {};
+  int64_t d = 0;
+  run_stages<kStages>(
+      [&](int stage) {
+        if (d >= p.D) return false;
+        factors.ask(stages[stage], d);
+        d += kPanelWidth;
+        return true;
+      },
+      [&](int stage) {
+        if (useful) add_stage(sum, stages[stage].x, stages[stage].w, row, column);
+      });
+  auto* out = reinterpret_cast<bfloat16*>(stages);
+  __syncthreads();  // all have done with the stages
+  if (useful) put_sums<kCells>(out, p, sum, tile.block * p.G + cell, p.G - cell, row, column);
+  __syncthreads();
+  write_rows<kCells, C::kThreads>(p, out, tile, cell);
+}
+
+template <int kCells>
+void project_on_tensor_cores(Stream& stream, Projection<bfloat16>& p, const Work& work) {
+  p.parts = (p.G + kCells - 1) / kCells;
+  launch(stream, project_on_tensor_cores_kernel<kCells>,
+         {static_cast<unsigned>(p.list.slots() * p.parts), Cut<kCells>::kThreads,
+          kStages * sizeof(Stage<kCells>) + kPanelAlignment},
+         work, p);
+}
+
+// ---- On the tensor cores of sm_90a: two warpgroups of 64 rows, all cells each ----
+
+template <int kCells>
+struct GroupCut {
+  static constexpr int kThreads = 256, kRows = 64, kStages = kCells == 128 ? 3 : 4, kBlocks = kCells == 256 ? 1 : 2;
+};
+
+template <int kCells>
+__global__ void __launch_bounds__(GroupCut<kCells>::kThreads, GroupCut<kCells>::kBlocks)
+    project_on_warpgroups_kernel(Projection<bfloat16> p) {
+#if SFFN_WGMMA
+  using C = GroupCut<kCells>;
+  auto* stages = panels_of_block<Stage<kCells>>();
+  __shared__ int32_t token[kRows];
+  RowTile tile;
+  if (!listed_tile(tile, p.list, blockIdx.x / p.parts)) return;
+  const int64_t cell = blockIdx.x % p.parts * kCells;
+  const int warp = static_cast<int>(threadIdx.x) / 32, row = warp / 4 * C::kRows;
+  read_tokens(token, p.rows, tile);
+  const Factors<kCells, C::kThreads> factors(p, tile, token, cell);
+  const bool useful = tile.first + row < tile.last;  // for this warpgroup
+  FragmentC sum[1][kCells / 8] = {};
+  int64_t d = 0;
+  run_stages_of_warpgroups<C::kStages>(
+      [&](int stage) {
+        if (d >= p.D) return false;
+        factors.ask(stages[stage], d);
+        d += kPanelWidth;
+        return true;
+      },
+      [&](int stage) {
+        if (!useful) return;
+        begin_products();
+        SFFN_UNROLL for (int k = 0; k < kPanelWidth; k += 16) {
+          add_products<false>(sum[0], describe_along(stages[stage].x, row, k), describe_along(stages[stage].w, 0, k));
+        }
+        commit_products();
+        wait_for_products<1>(sum[0]);
+      },
+      [] {});
+  if (useful) wait_for_products<0>(sum[0]);
+  auto* out = reinterpret_cast<bfloat16*>(stages);
+  __syncthreads();  // all have done with the stages
+  if (useful) put_sums<kCells>(out, p, sum, tile.block * p.G + cell, p.G - cell, row + warp % 4 * 16, 0);
+  __syncthreads();
+  write_rows<kCells, C::kThreads>(p, out, tile, cell);
+#else
+  __trap();  // the host asks for it where it is compiled
+#endif
+}
+
+template <int kCells>
+void project_on_warpgroups(Stream& stream, Projection<bfloat16>& p, const Work& work) {
+  using C = GroupCut<kCells>;
+  p.parts = (p.G + kCells - 1) / kCells;
+  launch(stream, project_on_warpgroups_kernel<kCells>,
+         {static_cast<unsigned>(p.list.slots() * p.parts), C::kThreads,
+          C::kStages * sizeof(Stage<kCells>) + kPanelAlignment},
+         work, p);
+}
+
+// Cells of a part, 16 to `most`: the widest that pads a block no more than 64 do.
+int64_t cells_of_part(int64_t G, int64_t most) {
+  const auto padded = [G](int64_t cells) { return (G + cells - 1) / cells * cells; };
+  int64_t part = 16;
+  while (part < G && part < 64) part *= 2;
+  while (part < most && part >= 64 && padded(2 * part) <= padded(64)) part *= 2;
+  return part;
+}
+
+void on_tensor_cores(Stream& stream, Projection<bfloat16> p, const Work& work) {
+  p.list = TileList(p.rows, cached_segment(stream, p.rows, p.D * static_cast<int64_t>(sizeof(bfloat16))));
+  list_tiles(stream, p.list, workspace<char>(stream, p.list.bytes()), p.rows);
+  const bool warpgroups = native(stream).capability == kWarpgroupCapability && p.G > 32;
+  switch (cells_of_part(p.G, warpgroups ? 256 : 128)) {
+    case 16:
+      return project_on_tensor_cores<16>(stream, p, work);
+    case 32:
+      return project_on_tensor_cores<32>(stream, p, work);
+    case 64:
+      return warpgroups ? project_on_warpgroups<64>(stream, p, work) : project_on_tensor_cores<64>(stream, p, work);
+    case 128:
+      return warpgroups ? project_on_warpgroups<128>(stream, p, work) : project_on_tensor_cores<128>(stream, p, work);
+    default:
+      return project_on_warpgroups<256>(stream, p, work);
   }
-  FragmentC sum[2][4] = {};
-  for (int64_t s = 0; s < steps; ++s) {
-    wait_for_copies<kStages - 2>();
-    __syncthreads();  // stage s is there, and all have done with stage s - 1
-    const int64_t next = s + kStages - 1;
-    if (next < steps) ask(stages[next % kStages], p, token, m, cells, next * kDepth);
-    commit_copies();
-    if (useful) add_stage(sum, stages[s % kStages], row, column);
-  }
-  if (useful) write_sums(p, sum, rows, cell, row, column);
 }
 
 template <class T>
 void project(Stream& stream, Projection<T> p) {
-  const int64_t P = p.rows.choices();
+  const int64_t P = p.rows.choices(), pairs = pairs_of(p.rows);
   if (P == 0) return;
   const Work work =
       block_product_work<T>(p.rows, p.G, p.D, p.bias != nullptr ? bytes_for<float>(p.rows.blocks * p.G) : 0);
-  launch(stream, clear_unused_kernel<T>, {blocks_for(P * p.G, kThreads, 1024), kThreads}, Work{bytes_for<int32_t>(1)},
-         p.z, p.rows.offsets + p.pairs, P, p.G);
+  launch(stream, clear_unused_kernel<T>, {blocks_for(P * p.G, kClearThreads, 1024), kClearThreads},
+         Work{bytes_for<int32_t>(1)}, p.z, p.rows.offsets + pairs, P, p.G);
   if constexpr (std::is_same_v<T, bfloat16>) {
-    if (packs_fit(p.D, 8, p.x, p.w)) {
-      p.parts = (p.G + kCells - 1) / kCells;
-      launch(stream, project_on_tensor_cores_kernel,
-             {static_cast<unsigned>(tile_slots<kRows>(p.rows) * p.parts), kThreads, kStages * sizeof(Stage)}, work, p);
-      return;
-    }
+    if (p.G >= kLeastCells && packs_fit(p.D, kPiece, p.x, p.w)) return on_tensor_cores(stream, p, work);
   }
   p.parts = (p.G + kTile - 1) / kTile;
-  launch(stream, project_kernel<T>, {static_cast<unsigned>(tile_slots<kTile>(p.rows) * p.parts), kTileThreads}, work,
-         p);
+  launch(stream, project_kernel<T>, {static_cast<unsigned>(tile_slots<kTile>(p.rows) * p.parts), kTileThreads}, work, p,
+         pairs);
 }
 
 }  // namespace
@@ -183,11 +331,11 @@ void block_project(Stream& stream, Tensor z, const Tensor& x, const Tensor& w, c
                                   .w = w.data<T>(),
                                   .bias = bias.data_or_null<float>(),
                                   .rows = rows,
-                                  .pairs = pairs_of(rows),
+                                  .list = {},
                                   .G = z.cols(),
                                   .D = x.cols(),
                                   .parts = 0,
-                                  .pairs_fit = packs_fit(z.cols(), 2, z.data<T>())});
+                                  .packs = packs_fit(z.cols(), kPiece, z.data<T>())});
   });
 }
 

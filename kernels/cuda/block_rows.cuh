@@ -32,39 +32,52 @@ inline int64_t tile_slots(const BlockRows& rows) {
   return rows.choices() / kRows + pairs_of(rows);
 }
 
-// All lanes of a warp call it: 32 pairs are tried at once.
-template <int kRows>
-__device__ __forceinline__ RowTile tile_of_slot(const BlockRows& rows, int64_t pairs, int64_t slot) {
+// The last i of [0, count) with before(i), which holds for 0 and for all up to some i. All lanes of a warp call it: 32
+// numbers are tried at once.
+template <class Before>
+__device__ __forceinline__ int64_t last_before(int64_t count, Before&& before) {
   const int lane = static_cast<int>(threadIdx.x) % 32;
-  int64_t low = 0, high = pairs;  // the last pair that begins at slot or before is in [low, high)
+  int64_t low = 0, high = count;  // it is in [low, high)
   while (high - low > 1) {
-    const int64_t step = (high - low + 31) / 32, q = low + lane * step;
-    const bool before = q < high && rows.offsets[q] / kRows + q <= slot;
-    const int count = __popc(__ballot_sync(0xffffffffu, before));
-    low += (count - 1) * step;
+    const int64_t step = (high - low + 31) / 32, i = low + lane * step;
+    const int found = __popc(__ballot_sync(0xffffffffu, i < high && before(i)));
+    low += (found - 1) * step;
     high = low + step < high ? low + step : high;
   }
-  const int64_t first = rows.offsets[low] + (slot - (rows.offsets[low] / kRows + low)) * kRows;
-  const int64_t end = rows.offsets[low + 1];
-  return {low % rows.blocks, first, first + kRows < end ? first + kRows : end};
+  return low;
 }
 
-// The rows of one block through all chunks, some at a time.
-struct RowWalk {
-  int64_t block, chunks, chunk = -1, row = 0, end = 0;
+template <int kRows>
+__device__ __forceinline__ RowTile tile_of_slot(const BlockRows& rows, int64_t pairs, int64_t slot) {
+  const int64_t q = last_before(pairs, [&](int64_t pair) { return rows.offsets[pair] / kRows + pair <= slot; });
+  const int64_t first = rows.offsets[q] + (slot - (rows.offsets[q] / kRows + q)) * kRows, end = rows.offsets[q + 1];
+  return {q % rows.blocks, first, first + kRows < end ? first + kRows : end};
+}
+
+// The rows of one block through all chunks, some at a time: all of them, or at most `most` behind the first `skipped`.
+class RowWalk {
+ public:
+  __device__ __forceinline__ explicit RowWalk(int64_t block, int32_t skipped = 0, int32_t most = INT32_MAX)
+      : block_(static_cast<int32_t>(block)), skipped_(skipped), left_(most) {}
 
   // At most `most` rows from `first` on, of one chunk; false when there are no more.
-  __device__ __forceinline__ bool next(const BlockRows& rows, int most, int64_t& first, int& count) {
-    while (row >= end) {
-      if (++chunk >= chunks) return false;
-      row = rows.offsets[chunk * rows.blocks + block];
-      end = rows.offsets[chunk * rows.blocks + block + 1];
+  __device__ __forceinline__ bool next(const BlockRows& rows, int64_t chunks, int32_t most, int32_t& first,
+                                       int32_t& count) {
+    while (row_ >= end_) {
+      if (++chunk_ >= chunks) return false;
+      const int32_t* offset = rows.offsets + chunk_ * rows.blocks + block_;
+      row_ = offset[0] + skipped_, end_ = offset[1];
+      skipped_ = row_ > end_ ? row_ - end_ : 0;
     }
-    first = row;
-    count = row + most < end ? most : static_cast<int>(end - row);
-    row += most;
+    if (left_ == 0) return false;
+    const int32_t there = end_ - row_ < left_ ? end_ - row_ : left_;
+    first = row_, count = there < most ? there : most;
+    row_ += count, left_ -= count;
     return true;
   }
+
+ private:
+  int32_t block_, skipped_, left_, chunk_ = -1, row_ = 0, end_ = 0;
 };
 
 __device__ __forceinline__ int32_t token_of_choice(const BlockRows& rows, int32_t choice) {

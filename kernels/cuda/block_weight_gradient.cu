@@ -1,23 +1,27 @@
 // dW_i += Σ over the sorted rows p of block i of weight(p)·h[p]ᵀ·x[token of p]
 //                                               dW [M,D] f32  h [P,G]  x [N,D] f32 or bf16  weights [N,b] f32, or
 //                                               absent
-// A block of threads owns a tile of cells and columns of one block and goes over all its rows in order, chunk after
-// chunk: nothing is added twice, and dW is read and written once. Any type and size: 64 × 64 by fp32 multiply-adds.
-// bf16 whose rows are whole 16 bytes: 64 × 128 on tensor cores, 32 rows at a time, three stages of asynchronous copies;
-// 8 warps have 32 × 32 results each. There weight·h, a float, is the sum of three bf16, so that it enters unrounded.
+// A block of threads owns a tile of cells and columns of one block and goes over its rows in order, chunk after chunk.
+// Any type and size: 64 × 64 by fp32 multiply-adds over all rows of the block, which dW gets at once.
+// bf16 of 16 cells and more whose rows are whole 16 bytes: tensor cores, 128 × 128 or up to 64 × 256, 32 rows at a
+// time, four stages of asynchronous copies; each of 8 warps has up to 64 × 32 results. There weight·h, a float, is the
+// sum of three bf16, so that it enters unrounded. The rows of a block are cut into pieces of a size that depends on
+// shapes alone, so that a popular block keeps many blocks of threads busy:
+//   weight_gradient  dW_i += the first piece's sum;  partial[slot of k] = the k-th piece's, k > 0
+//   add_partials     dW_i += Σ_k partial[slot of k], in order
 #include "kernels/cuda/block_rows.cuh"
 #include "kernels/cuda/float_tile.cuh"
 #include "kernels/cuda/launch.cuh"
-#include "kernels/cuda/mma.cuh"
 #include "kernels/cuda/pack.cuh"
+#include "kernels/cuda/panel.cuh"
+#include "kernels/cuda/scan.cuh"
 #include "kernels/ops.h"
 
+#include <algorithm>
 #include <type_traits>
 
 namespace sffn::cuda {
 namespace {
-
-constexpr int kCells = 64, kColumns = 128, kDepth = 32, kStages = 3, kThreads = 256, kSplits = 3;
 
 template <class T>
 struct Gradient {
@@ -26,17 +30,24 @@ struct Gradient {
   const float* weights;
   const T* x;
   BlockRows rows;
-  int64_t chunks, G, D, parts, strips;  // parts of cells, strips of columns
+  int64_t chunks, G, D;
+  int parts, strips;  // parts of cells, strips of columns
 };
 
 // What a block of threads owns: cells [cell, G) of a block and columns [d, D), as far as its tile reaches.
 struct Tile {
-  int64_t block, cell, d;
+  int64_t slot;  // the block, or one of its pieces
+  int cell, d;
 };
 template <class T>
 __device__ __forceinline__ Tile tile_of(const Gradient<T>& g, int cells, int columns) {
-  const int64_t part = blockIdx.x / g.strips;
-  return {part / g.parts, part % g.parts * cells, blockIdx.x % g.strips * columns};
+  const unsigned strips = g.strips, parts = g.parts, part = blockIdx.x / strips;
+  return {part / parts, static_cast<int>(part % parts) * cells, static_cast<int>(blockIdx.x % strips) * columns};
+}
+
+template <class T>
+void cut(Gradient<T>& g, int cells, int columns) {
+  g.parts = static_cast<int>((g.G + cells - 1) / cells), g.strips = static_cast<int>((g.D + columns - 1) / columns);
 }
 
 template <class T>
@@ -45,12 +56,11 @@ __global__ void __launch_bounds__(kTileThreads) weight_gradient_kernel(Gradient<
   __shared__ int32_t token[kTileDepth];
   __shared__ float weight[kTileDepth];
   const Tile at = tile_of(g, kTile, kTile);
-  RowWalk walk{at.block, g.chunks};
-  int64_t first = 0;
-  int count = 0;
+  RowWalk walk(at.slot);
+  int32_t first = 0, count = 0;
   bool any = false;
   TileSum sum = {};
-  while (walk.next(g.rows, kTileDepth, first, count)) {
+  while (walk.next(g.rows, g.chunks, kTileDepth, first, count)) {
     any = true;
     __syncthreads();
     if (const int me = static_cast<int>(threadIdx.x); me < count) {
@@ -73,119 +83,251 @@ __global__ void __launch_bounds__(kTileThreads) weight_gradient_kernel(Gradient<
   for (int r = 0; r < 4; ++r) {
     for (int c = 0; c < 4; ++c) {
       const int64_t cell = at.cell + tile_row(r), d = at.d + tile_column(c);
-      if (cell < g.G && d < g.D) g.dw[(at.block * g.G + cell) * g.D + d] += sum[r][c];
+      if (cell < g.G && d < g.D) g.dw[(at.slot * g.G + cell) * g.D + d] += sum[r][c];
     }
   }
 }
 
-struct Stage {  // shared. 8 rows of a matrix lie in 32 different banks
-  alignas(16) bfloat16 h[kDepth][kCells + 8], x[kDepth][kColumns + 8];
-  float weight[kDepth];
+// ---- On tensor cores ----
+
+constexpr int kDepth = 32, kStages = 4, kThreads = 256, kSplits = 3, kWarpColumns = 32;
+constexpr int64_t kLeastCells = 16;  // of a block
+
+// Blocks in pieces of `rows` rows; starts[i]: rows of the blocks before block i. Piece k > 0 of block i has slot
+// ⌊starts[i] / rows⌋ + k - 1 of partial: as ⌊s / R⌋ + ⌈n / R⌉ - 1 <= ⌊(s + n) / R⌋, no two pieces have one slot.
+struct Pieces {
+  const int32_t* starts;
+  float* partial;  // [slots, G·D]
+  int32_t rows;
 };
 
-// Asks for `count` rows of both factors; what does not exist is zero.
-__device__ __forceinline__ void ask(Stage& stage, const Gradient<bfloat16>& g, const Tile& at, int64_t first,
-                                    int count) {
-  constexpr int kPiecesH = kCells / 8, kPiecesX = kColumns / 8;
-  const int me = static_cast<int>(threadIdx.x);
-  for (int e = me; e < kDepth * kPiecesH; e += kThreads) {
-    const int k = e / kPiecesH, j = e % kPiecesH * 8;
-    const bool copied = k < count && at.cell + j < g.G;
-    copy_async<16>(&stage.h[k][j], copied ? g.h + (first + k) * g.G + at.cell + j : g.h, copied);
-  }
-  for (int e = me; e < kDepth * kPiecesX; e += kThreads) {
-    const int k = e / kPiecesX, d = e % kPiecesX * 8;
-    const bool copied = k < count && at.d + d < g.D;
-    const int64_t token = copied ? token_of_choice(g.rows, g.rows.order[first + k]) : 0;
-    copy_async<16>(&stage.x[k][d], copied ? g.x + token * g.D + at.d + d : g.x, copied);
-  }
-  if (g.weights != nullptr && me < kDepth) {
-    const bool copied = me < count;
-    copy_async<4>(&stage.weight[me], copied ? g.weights + g.rows.order[first + me] : g.weights, copied);
-  }
+struct Piece {
+  int32_t block, index;  // index -1: none
+};
+
+// Pieces of block i take the slots from ⌊starts[i] / rows⌋ + i on. All lanes of a warp call it.
+__device__ __forceinline__ Piece piece_of_slot(const Pieces& pieces, int64_t blocks, int64_t slot) {
+  const auto block =
+      static_cast<int32_t>(last_before(blocks, [&](int64_t i) { return pieces.starts[i] / pieces.rows + i <= slot; }));
+  const int32_t start = pieces.starts[block], index = static_cast<int32_t>(slot) - (start / pieces.rows + block);
+  return {block, start + int64_t{index} * pieces.rows < pieces.starts[block + 1] ? index : -1};
 }
+
+// starts[i] = rows of blocks before i, through all chunks; starts[blocks]: of all
+__global__ void __launch_bounds__(kThreads) block_starts_kernel(int32_t* starts, BlockRows rows, int64_t chunks) {
+  int32_t before = 0;
+  for (int64_t base = 0; base < rows.blocks; base += kThreads) {
+    const int64_t i = base + threadIdx.x;
+    int32_t count = 0, total = 0;
+    for (int64_t c = 0; c < chunks && i < rows.blocks; ++c) {
+      count += rows.offsets[c * rows.blocks + i + 1] - rows.offsets[c * rows.blocks + i];
+    }
+    const int32_t start = before + block_exclusive_scan(count, total);
+    if (i < rows.blocks) starts[i] = start;
+    before += total;
+  }
+  if (threadIdx.x == 0) starts[rows.blocks] = before;
+}
+
+// A tile of kCells × kColumns among 8 warps.
+template <int kCells>
+struct Cut {
+  static constexpr int kColumns = kCells == 128 ? 128 : 256, kWarpCells = kCells < 64 ? kCells : 64;
+  static constexpr int kAcross = kColumns / kWarpColumns, kPanelsH = (kCells + kPanelWidth - 1) / kPanelWidth;
+};
+template <int kCells>
+struct Stage {  // shared: both factors across the depth of the product
+  bfloat16 h[Cut<kCells>::kPanelsH][kDepth * kPanelWidth], x[Cut<kCells>::kColumns / kPanelWidth][kDepth * kPanelWidth];
+  float weight[kDepth];
+  float unused[kPanelAlignment / sizeof(float) - kDepth];
+};
+
+// The rows of a piece, kDepth at a time. A thread copies parts of one row at each step; the choice of its next row is
+// read one step ahead.
+template <int kCells>
+class Factors {
+ public:
+  __device__ __forceinline__ Factors(const Gradient<bfloat16>& g, const Tile& at, const Piece& piece, int32_t rows)
+      : g_(g), cell_(at.cell), d_(at.d), walk_(piece.block, piece.index * rows, rows) {
+    advance();
+  }
+  __device__ __forceinline__ bool ended() const { return count_ == 0; }
+  // Asks for rows at which the walk is; what does not exist is zero.
+  __device__ __forceinline__ void ask(Stage<kCells>& stage) {
+    using C = Cut<kCells>;
+    const bool exists = row_of_thread() < count_;
+    const bfloat16* h = g_.h + (first_ + row_of_thread()) * g_.G + cell_;
+    const bfloat16* x = g_.x + token_of_choice(g_.rows, choice_) * g_.D + d_;
+    SFFN_UNROLL for (int panel = 0; panel < C::kPanelsH; ++panel) {
+      ask_panel<kDepth, kPanelPieces, kThreads>(stage.h[panel], g_.h, [&](int, int, int c) {
+        const int j = panel * kPanelWidth + c;
+        return exists && j < kCells && cell_ + j < g_.G ? h + j : nullptr;
+      });
+    }
+    SFFN_UNROLL for (int panel = 0; panel < C::kColumns / kPanelWidth; ++panel) {
+      ask_panel<kDepth, kPanelPieces, kThreads>(stage.x[panel], g_.x, [&](int, int, int c) {
+        const int d = panel * kPanelWidth + c;
+        return exists && d_ + d < g_.D ? x + d : nullptr;
+      });
+    }
+    if (g_.weights != nullptr && threadIdx.x % kPanelPieces == 0) {
+      copy_async<4>(&stage.weight[row_of_thread()], exists ? g_.weights + choice_ : g_.weights, exists);
+    }
+    advance();
+  }
+
+ private:
+  static __device__ __forceinline__ int row_of_thread() { return static_cast<int>(threadIdx.x) / kPanelPieces; }
+  __device__ __forceinline__ void advance() {
+    if (!walk_.next(g_.rows, g_.chunks, kDepth, first_, count_)) count_ = 0;
+    choice_ = row_of_thread() < count_ ? g_.rows.order[first_ + row_of_thread()] : 0;
+  }
+
+  static_assert(kThreads / kPanelPieces == kDepth);
+  const Gradient<bfloat16>& g_;
+  int cell_, d_;
+  RowWalk walk_;
+  int32_t first_ = 0, count_ = 0, choice_ = 0;
+};
 
 // Two neighbours of h times their weights, as the sum of kSplits pairs of bf16: 8 bits each of the product's 24.
 __device__ __forceinline__ void split(uint32_t (&parts)[kSplits], uint32_t pair, float low_weight, float high_weight) {
   float low = low_weight * __uint_as_float(pair << 16), high = high_weight * __uint_as_float(pair & 0xffff0000u);
-  for (int i = 0; i < kSplits; ++i) {
+  SFFN_UNROLL for (int i = 0; i < kSplits; ++i) {
     const bfloat16 low_part(low), high_part(high);
     parts[i] = low_part.bits | static_cast<uint32_t>(high_part.bits) << 16;
     low -= static_cast<float>(low_part), high -= static_cast<float>(high_part);
   }
 }
 
-template <bool kWeighted>
-__device__ __forceinline__ void add_stage(FragmentC (&sum)[2][4], const Stage& stage, int row, int column) {
+template <int kCells, bool kWeighted, int kM>
+__device__ __forceinline__ void add_stage(FragmentC (&sum)[kM][4], const Stage<kCells>& stage, int row, int column) {
   constexpr int kParts = kWeighted ? kSplits : 1;
   const int t = lane_of_warp() % 4;
-  for (int k = 0; k < kDepth; k += 16) {
+  const bfloat16 *h = stage.h[row / kPanelWidth], *x = stage.x[column / kPanelWidth];
+  SFFN_UNROLL for (int k = 0; k < kDepth; k += 16) {
     FragmentB b[2][2];
-    for (int j = 0; j < 2; ++j) load_b_columns_transposed(b[j], &stage.x[k][column + 16 * j], kColumns + 8);
-    for (int i = 0; i < 2; ++i) {
+    SFFN_UNROLL for (int j = 0; j < 2; ++j) load_b_across(b[j], x, column % kPanelWidth + 16 * j, k);
+    SFFN_UNROLL for (int i = 0; i < kM; ++i) {
       FragmentA a[kParts];
-      load_a_transposed(a[0], &stage.h[k][row + 16 * i], kCells + 8);
+      load_a_across(a[0], h, row % kPanelWidth + 16 * i, k);
       if constexpr (kWeighted) {
-        for (int e = 0; e < 4; ++e) {
+        SFFN_UNROLL for (int e = 0; e < 4; ++e) {
           const float* weight = &stage.weight[k + 2 * t + e / 2 * 8];
           uint32_t parts[kSplits];
           split(parts, a[0].pair[e], weight[0], weight[1]);
-          for (int s = 0; s < kSplits; ++s) a[s].pair[e] = parts[s];
+          SFFN_UNROLL for (int s = 0; s < kSplits; ++s) a[s].pair[e] = parts[s];
         }
       }
-      for (int j = 0; j < 4; ++j) {
-        for (int s = 0; s < kParts; ++s) multiply_add(sum[i][j], a[s], b[j / 2][j % 2]);
+      SFFN_UNROLL for (int j = 0; j < 4; ++j) {
+        SFFN_UNROLL for (int s = 0; s < kParts; ++s) multiply_add(sum[i][j], a[s], b[j / 2][j % 2]);
       }
     }
   }
 }
 
-__device__ __forceinline__ void write_sums(const Gradient<bfloat16>& g, const FragmentC (&sum)[2][4], const Tile& at,
-                                           int row, int column) {
+// to [G,D]: the block's rows of dW, which are added to, or a partial sum.
+template <int kM>
+__device__ __forceinline__ void write_sums(float* to, const Gradient<bfloat16>& g, const FragmentC (&sum)[kM][4],
+                                           bool add, int cell, int column) {
   const int lane = lane_of_warp();
-  for (int i = 0; i < 2; ++i) {
-    for (int j = 0; j < 4; ++j) {
-      for (int half = 0; half < 2; ++half) {
-        const int64_t cell = at.cell + row + 16 * i + lane / 4 + 8 * half, d = at.d + column + 8 * j + lane % 4 * 2;
-        if (cell >= g.G || d >= g.D) continue;
-        auto* to = reinterpret_cast<float2*>(g.dw + (at.block * g.G + cell) * g.D + d);
-        const float2 before = *to;
-        *to = make_float2(before.x + sum[i][j].at[2 * half], before.y + sum[i][j].at[2 * half + 1]);
-      }
+  SFFN_UNROLL for (int half = 0; half < 2 * kM; ++half) {
+    SFFN_UNROLL for (int j = 0; j < 4; ++j) {
+      const int c = cell + lane / 4 + 8 * half, d = column + 8 * j + lane % 4 * 2;
+      if (c >= g.G || d >= g.D) continue;
+      auto* pair = reinterpret_cast<float2*>(to + c * g.D + d);
+      const float2 before = add ? *pair : make_float2(0, 0);
+      const float* at = sum[half / 2][j].at + half % 2 * 2;
+      *pair = make_float2(before.x + at[0], before.y + at[1]);
     }
   }
 }
 
-template <bool kWeighted>
-__global__ void __launch_bounds__(kThreads) weight_gradient_on_tensor_cores_kernel(Gradient<bfloat16> g) {
-  auto* stages = dynamic_shared<Stage>();
-  const Tile at = tile_of(g, kCells, kColumns);
-  const int warp = static_cast<int>(threadIdx.x) / 32, row = warp / 4 * 32, column = warp % 4 * 32;
+template <int kCells, bool kWeighted>
+__global__ void __launch_bounds__(kThreads, 2)
+    weight_gradient_on_tensor_cores_kernel(Gradient<bfloat16> g, Pieces pieces) {
+  using C = Cut<kCells>;
+  auto* stages = panels_of_block<Stage<kCells>>();
+  const Tile at = tile_of(g, kCells, C::kColumns);
+  const Piece piece = piece_of_slot(pieces, g.rows.blocks, at.slot);
+  if (piece.index < 0) return;
+  const int warp = static_cast<int>(threadIdx.x) / 32, row = warp / C::kAcross * C::kWarpCells;
+  const int column = warp % C::kAcross * kWarpColumns;
   const bool useful = at.cell + row < g.G && at.d + column < g.D;  // for this warp
-  RowWalk walk{at.block, g.chunks};
-  int64_t first = 0, asked = 0;
-  int count = 0;
-  for (int s = 0; s < kStages - 1; ++s) {
-    if (walk.next(g.rows, kDepth, first, count)) ask(stages[asked++], g, at, first, count);
-    commit_copies();
+  Factors<kCells> factors(g, at, piece, pieces.rows);
+  FragmentC sum[C::kWarpCells / 16][4] = {};
+  run_stages<kStages>(
+      [&](int stage) {
+        if (factors.ended()) return false;
+        factors.ask(stages[stage]);
+        return true;
+      },
+      [&](int stage) {
+        if (useful) add_stage<kCells, kWeighted>(sum, stages[stage], row, column);
+      });
+  if (!useful) return;
+  const int64_t size = g.G * g.D;
+  const int32_t slot = pieces.starts[piece.block] / pieces.rows + piece.index - 1;
+  float* to = piece.index == 0 ? g.dw + piece.block * size : pieces.partial + slot * size;
+  write_sums(to, g, sum, piece.index == 0, at.cell + row, at.d + column);
+}
+
+// A block of threads has kThreads pairs of elements of one block.
+__global__ void __launch_bounds__(kThreads) add_partials_kernel(float* dw, Pieces pieces, int64_t pairs) {
+  const int64_t parts = (pairs + kThreads - 1) / kThreads, block = blockIdx.x / parts;
+  const int64_t e = blockIdx.x % parts * kThreads + threadIdx.x, start = pieces.starts[block];
+  const int64_t count = (pieces.starts[block + 1] - start + pieces.rows - 1) / pieces.rows;
+  if (count < 2 || e >= pairs) return;
+  const auto* partial = reinterpret_cast<const float2*>(pieces.partial) + start / pieces.rows * pairs + e;
+  auto* to = reinterpret_cast<float2*>(dw) + block * pairs + e;
+  float2 sum = partial[0];
+  for (int64_t k = 1; k < count - 1; ++k) sum.x += partial[k * pairs].x, sum.y += partial[k * pairs].y;
+  *to = make_float2(to->x + sum.x, to->y + sum.y);
+}
+
+// Twice what a block has if all are equally popular, but so many that all partial sums stay small.
+int32_t rows_of_piece(const Gradient<bfloat16>& g) {
+  constexpr int64_t kLeast = 1024, kMost = int64_t{1} << 30, kPartialBytes = int64_t{256} << 20;
+  const int64_t P = g.rows.choices(), bytes = g.G * g.D * static_cast<int64_t>(sizeof(float));
+  const int64_t rows = std::max({kLeast, 2 * P / g.rows.blocks, P * bytes / kPartialBytes});
+  return static_cast<int32_t>((std::min(rows, kMost) + kDepth - 1) / kDepth * kDepth);
+}
+
+template <int kCells>
+void weight_gradient_on_tensor_cores(Stream& stream, Gradient<bfloat16> g, const Pieces& pieces, const Work& work) {
+  const int64_t slots = g.rows.choices() / pieces.rows + g.rows.blocks;
+  cut(g, kCells, Cut<kCells>::kColumns);
+  launch(
+      stream,
+      g.weights != nullptr ? weight_gradient_on_tensor_cores_kernel<kCells, true>
+                           : weight_gradient_on_tensor_cores_kernel<kCells, false>,
+      {static_cast<unsigned>(slots * g.parts * g.strips), kThreads, kStages * sizeof(Stage<kCells>) + kPanelAlignment},
+      work, g, pieces);
+}
+
+void on_tensor_cores(Stream& stream, const Gradient<bfloat16>& g, const Work& work) {
+  Pieces pieces{.starts = g.rows.offsets, .partial = nullptr, .rows = rows_of_piece(g)};
+  const int64_t slots = g.rows.choices() / pieces.rows, pairs = g.G * g.D / 2;
+  auto* memory = workspace<float>(stream, slots * g.G * g.D + g.rows.blocks + 1);
+  pieces.partial = memory;
+  if (g.chunks > 1) {
+    auto* starts = reinterpret_cast<int32_t*>(memory + slots * g.G * g.D);
+    launch(stream, block_starts_kernel, {1, kThreads}, Work{bytes_for<int32_t>(pairs_of(g.rows))}, starts, g.rows,
+           g.chunks);
+    pieces.starts = starts;
   }
-  FragmentC sum[2][4] = {};
-  for (int64_t s = 0; s < asked; ++s) {
-    wait_for_copies<kStages - 2>();
-    __syncthreads();  // stage s is there, and all have done with stage s - 1
-    if (walk.next(g.rows, kDepth, first, count)) ask(stages[asked++ % kStages], g, at, first, count);
-    commit_copies();
-    if (useful) add_stage<kWeighted>(sum, stages[s % kStages], row, column);
-  }
-  if (useful && asked > 0) write_sums(g, sum, at, row, column);
+  g.G <= 16                ? weight_gradient_on_tensor_cores<16>(stream, g, pieces, work)
+  : g.G <= 32              ? weight_gradient_on_tensor_cores<32>(stream, g, pieces, work)
+  : (g.G + 127) % 128 < 64 ? weight_gradient_on_tensor_cores<64>(stream, g, pieces, work)
+                           : weight_gradient_on_tensor_cores<128>(stream, g, pieces, work);
+  if (slots == 0) return;
+  const int64_t blocks = g.rows.blocks * ((pairs + kThreads - 1) / kThreads);
+  launch(stream, add_partials_kernel, {static_cast<unsigned>(blocks), kThreads},
+         Work{bytes_for<int32_t>(g.rows.blocks)}, g.dw, pieces, pairs);
 }
 
 template <class T>
 void weight_gradient(Stream& stream, Gradient<T> g) {
-  const auto grid = [&](int cells, int columns) {
-    g.parts = (g.G + cells - 1) / cells, g.strips = (g.D + columns - 1) / columns;
-    return static_cast<unsigned>(g.rows.blocks * g.parts * g.strips);
-  };
   if (g.rows.choices() == 0) return;
   // dW is f32, read and written: instead of a table of T.
   const int64_t cells = g.rows.blocks * g.G;
@@ -193,17 +335,13 @@ void weight_gradient(Stream& stream, Gradient<T> g) {
                                           bytes_for<float>(2 * cells * g.D) - bytes_for<T>(cells * g.D) +
                                               (g.weights != nullptr ? bytes_for<float>(g.rows.choices()) : 0));
   if constexpr (std::is_same_v<T, bfloat16>) {
-    if (packs_fit(g.G, 8, g.h) && packs_fit(g.D, 8, g.x, g.dw)) {
-      const unsigned blocks = grid(kCells, kColumns);
-      launch(stream,
-             g.weights != nullptr ? weight_gradient_on_tensor_cores_kernel<true>
-                                  : weight_gradient_on_tensor_cores_kernel<false>,
-             {blocks, kThreads, kStages * sizeof(Stage)}, work, g);
-      return;
+    if (g.G >= kLeastCells && packs_fit(g.G, kPiece, g.h) && packs_fit(g.D, kPiece, g.x, g.dw)) {
+      return on_tensor_cores(stream, g, work);
     }
   }
-  const unsigned blocks = grid(kTile, kTile);
-  launch(stream, weight_gradient_kernel<T>, {blocks, kTileThreads}, work, g);
+  cut(g, kTile, kTile);
+  launch(stream, weight_gradient_kernel<T>, {static_cast<unsigned>(g.rows.blocks * g.parts * g.strips), kTileThreads},
+         work, g);
 }
 
 }  // namespace

@@ -24,6 +24,7 @@ namespace cuda {
 
 CudaStream::CudaStream(int index) : device(index) {
   check(cudaSetDevice(index), "cudaSetDevice");
+  check(cudaDeviceGetAttribute(&capability, cudaDevAttrComputeCapabilityMajor, index), "compute capability");
   check(cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking), "cudaStreamCreate");
 }
 

@@ -62,6 +62,7 @@ struct Machine {
   const std::function<void()>* kernel = nullptr;
   Block* block = nullptr;
   size_t shared_bytes = 0;
+  uint64_t block_number = 0;
   std::string failure;
   char kernel_begins = 0, kernel_ends = 0;
 };
@@ -244,7 +245,7 @@ void run_block(unsigned identity, unsigned threads, std::mt19937_64& random) {
   machine.threads.assign(threads, nullptr);
   machine.warps.resize((threads + 31) / 32);
   for (unsigned t = 0; t < threads; ++t) machine.threads[t] = prepare(identity * kMaxThreads + t);
-  machine.cancelled = false;
+  machine.cancelled = false, ++machine.block_number;
   release_order(&machine.kernel_begins);
   std::vector<unsigned> order(threads);
   std::iota(order.begin(), order.end(), 0);
@@ -257,6 +258,9 @@ void run_block(unsigned identity, unsigned threads, std::mt19937_64& random) {
         if (!machine.failure.empty()) throw Error(machine.failure);
       }
     } while (resolve_block());
+    if (const unsigned t = first_of_other_products(threads); t < threads) {
+      throw Error(name_of(t) + " asks for other products than its warpgroup");
+    }
   } catch (const Error&) {
     cancel();
     throw;
@@ -365,6 +369,8 @@ const std::byte* gather_warp(const void* data, size_t bytes, const Site& site) {
 }
 
 int lane() { return static_cast<int>(machine.current % 32); }
+unsigned thread_number() { return machine.current; }
+uint64_t block_number() { return machine.block_number; }
 void* dynamic_shared_memory() { return machine.block->shared.get(); }
 size_t dynamic_shared_bytes() { return machine.shared_bytes; }
 

@@ -56,11 +56,27 @@ uint64_t warp_operation(WarpOperation operation, unsigned mask, uint64_t value, 
 // the lane's next warp operation. What operations on fragments are made of.
 inline constexpr size_t kGatherBytes = 64;
 const std::byte* gather_warp(const void* data, size_t bytes, const Site& site);
-int lane();  // of the running thread in its warp
+int lane();                // of the running thread in its warp
+unsigned thread_number();  // in its block
+uint64_t block_number();   // of the running block, among all that ever ran
 void* dynamic_shared_memory();
 size_t dynamic_shared_bytes();
 // Ends the kernel with an Error that names the thread.
 [[noreturn]] void fail(const char* what, const Site& site);
+
+// ---- What operations of warpgroups (warpgroup.h) are made of (warpgroup.cpp) ----
+
+// Where dynamic shared memory is in the window of 256 KiB that descriptors of matrices reach, and back.
+uint32_t shared_address(const void* memory, const Site& site);
+const void* shared_memory_at(uint32_t address, size_t bytes, const Site& site);
+// Copies of the running thread have come to shared memory: they must be published before a warpgroup reads any.
+void note_copied();
+void note_published();
+// The running thread asks for a product. The lanes of a warp must do so together.
+void note_product(uint64_t a, uint64_t b, const Site& site);
+// The first of `threads` of the block that ended that did not ask for the products of its warpgroup's first thread; or
+// `threads`.
+unsigned first_of_other_products(unsigned threads);
 
 // ---- Device memory (device_memory.cpp): reachable from kernels and copies only ----
 

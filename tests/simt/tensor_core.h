@@ -107,11 +107,14 @@ inline void wait_for_copies(unsigned left) {
     const tensor_core::Copy copy = copies.waiting[i];
     if (copies.groups - copy.group <= left) {
       copies.waiting[later++] = copy;
-    } else if (copy.from == nullptr) {
+      continue;
+    }
+    if (copy.from == nullptr) {
       std::memset(copy.to, 0, copy.bytes);
     } else {
       std::memcpy(copy.to, copy.from, copy.bytes);
     }
+    note_copied();
   }
   copies.count = later;
 }

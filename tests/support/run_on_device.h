@@ -6,8 +6,10 @@
 #include "core/error.h"
 #include "core/stream.h"
 #include "kernels/cuda/runtime.h"
+#include "kernels/cuda/stream.h"
 #include "kernels/routing.h"
 #include "kernels/types.h"
+#include "support/device_cut.h"
 
 #include <algorithm>
 #include <cstring>
@@ -24,7 +26,12 @@ namespace sffn::test {
 
 class DeviceCopies {
  public:
-  DeviceCopies() : stream_(cuda_runtime()) {}
+  DeviceCopies() : stream_(cuda_runtime()) {
+    cuda::CudaStream& native = cuda::native(stream_);
+    if (device_cut().cached_bytes > 0) native.cached_bytes = device_cut().cached_bytes;
+    if (device_cut().capability > 0) native.capability = std::min(native.capability, device_cut().capability);
+    if (device_cut().product_bytes > 0) native.product_bytes = device_cut().product_bytes;
+  }
 
   Stream& stream() { return stream_; }
   void note(const Tensor& t, bool writable) {

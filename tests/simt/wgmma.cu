@@ -1,0 +1,107 @@
+#include "kernels/cuda/launch.cuh"
+#include "kernels/cuda/runtime.h"
+#include "kernels/cuda/wgmma.cuh"
+
+#include "simt/wgmma.h"
+
+namespace sffn::test {
+namespace {
+
+using namespace cuda;
+
+constexpr int kRows = 64, kDepth = 64, kThreads = 128, kPanel = kRows * kPanelWidth;
+
+// rows × 64 elements of [rows][stride] to a panel
+__device__ void copy_panel(bfloat16* panel, const bfloat16* from, int rows, int stride) {
+  for (int e = static_cast<int>(threadIdx.x); e < rows * kPanelPieces; e += kThreads) {
+    const int row = e / kPanelPieces, piece = e % kPanelPieces;
+    copy_async<16>(piece_at(panel, row, piece), from + row * stride + piece * kPiece, true);
+  }
+}
+
+template <int kN>
+__device__ void write(float* c, const FragmentC (&sum)[kN]) {
+  const int lane = lane_of_warp(), row = static_cast<int>(threadIdx.x) / 32 * 16 + lane / 4;
+  for (int j = 0; j < kN; ++j) {
+    for (int e = 0; e < 4; ++e) c[(row + e / 2 * 8) * 8 * kN + 8 * j + lane % 4 * 2 + e % 2] = sum[j].at[e];
+  }
+}
+
+template <int kN, bool kAcross>
+__global__ void warpgroup_products(float* c, const bfloat16* a, const bfloat16* b) {
+  auto *left = panels_of_block<bfloat16>(), *right = left + kPanel;
+  copy_panel(left, a, kRows, kDepth);
+  if (kAcross) {
+    for (int panel = 0; panel < kN / 8; ++panel) copy_panel(right + panel * kPanel, b + panel * 64, kDepth, 8 * kN);
+  } else {
+    copy_panel(right, b, 8 * kN, kDepth);
+  }
+  commit_copies();
+  wait_for_copies<0>();
+  publish_copies();
+  __syncthreads();
+  FragmentC sum[kN] = {};
+  begin_products();
+  for (int k = 0; k < kDepth; k += 16) {
+    add_products<kAcross>(sum, describe_along(left, 0, k),
+                          kAcross ? describe_across(right, kPanel * 2, k) : describe_along(right, 0, k));
+  }
+  commit_products();
+  wait_for_products<0>(sum);
+  write(c, sum);
+}
+
+__global__ void warpgroup_step(float* c, const bfloat16* a, const bfloat16* b, Fault fault) {
+  alignas(1024) __shared__ bfloat16 fixed[kPanel];
+  auto *left = panels_of_block<bfloat16>(), *right = left + kPanel;
+  copy_panel(left, a, kRows, kDepth);
+  copy_panel(right, b, kRows, kDepth);
+  copy_panel(fixed, a, kRows, kDepth);
+  commit_copies();
+  wait_for_copies<0>();
+  if (fault != Fault::kNotPublished) publish_copies();
+  __syncthreads();
+  FragmentC sum[8] = {};
+  const bool other = fault == Fault::kOtherProducts && threadIdx.x < 32;
+  if (fault != Fault::kNotBegun) begin_products();
+  for (int k = 0; k < kDepth; k += 16) {
+    if (fault == Fault::kDiverged && threadIdx.x % 32 < 16) continue;
+    const bfloat16* from = fault == Fault::kStaticMemory ? fixed : left;
+    add_products<false>(sum, describe_along(from, fault == Fault::kBeyondEnd ? 96 : 0, k),
+                        describe_along(right, 0, other ? 16 : k));
+  }
+  commit_products();
+  if (fault == Fault::kNotWaitedFor) write(c, sum);
+  if (fault == Fault::kOverwritten) {
+    __syncthreads();
+    for (int e = static_cast<int>(threadIdx.x); e < kPanel; e += kThreads) left[e] = 0.0f;
+    __syncthreads();
+  }
+  wait_for_products<0>(sum);
+  if (fault != Fault::kNotWaitedFor) write(c, sum);
+}
+
+template <class... Args>
+void run_to_the_end(Args&&... args) {
+  Stream stream(cuda_runtime());
+  launch(stream, std::forward<Args>(args)...);
+  stream.synchronize();
+}
+
+template <int kN>
+void run(float* c, const bfloat16* a, const bfloat16* b, bool across) {
+  const LaunchShape shape{1, kThreads, (kRows + 8 * kN) * kPanelWidth * sizeof(bfloat16) + kPanelAlignment};
+  run_to_the_end(across ? warpgroup_products<kN, true> : warpgroup_products<kN, false>, shape, Work{}, c, a, b);
+}
+
+}  // namespace
+
+void run_warpgroup_products(float* c, const bfloat16* a, const bfloat16* b, int n, bool across) {
+  n == 64 ? run<8>(c, a, b, across) : n == 128 ? run<16>(c, a, b, across) : run<32>(c, a, b, across);
+}
+void run_warpgroup_step(float* c, const bfloat16* a, const bfloat16* b, Fault fault) {
+  run_to_the_end(warpgroup_step, LaunchShape{1, kThreads, 2 * kPanel * sizeof(bfloat16) + kPanelAlignment}, Work{}, c,
+                 a, b, fault);
+}
+
+}  // namespace sffn::test

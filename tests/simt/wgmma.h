@@ -1,0 +1,24 @@
+// Kernels of one warpgroup around kernels/cuda/wgmma.cuh. Pointers are to device memory.
+#pragma once
+#include "core/dtype.h"
+
+namespace sffn::test {
+
+// c [64,n] = a [64,64]·b [64,n], n 64, 128 or 256; b lies in shared memory as [n][64], or across: as [64][n].
+void run_warpgroup_products(float* c, const bfloat16* a, const bfloat16* b, int n, bool across);
+
+// One step that is right, or wrong in one way; c [64,64] = a [64,64]·b [64,64], b as [n][64].
+enum class Fault : uint8_t {
+  kNone,
+  kNotWaitedFor,   // the sums are read while their products are under way
+  kOverwritten,    // a is cleared before its products were waited for
+  kNotPublished,   // the copies of a and b were not published
+  kNotBegun,       // the sums were written and the products not begun after that
+  kOtherProducts,  // one warp asks for another part of b
+  kDiverged,       // half a warp asks
+  kStaticMemory,   // a is not in dynamic shared memory
+  kBeyondEnd,      // the rows of a reach beyond the end of shared memory
+};
+void run_warpgroup_step(float* c, const bfloat16* a, const bfloat16* b, Fault fault);
+
+}  // namespace sffn::test

@@ -1,0 +1,27 @@
+// How tests choose what a device would choose by its size. Of no effect where ops run on the CPU.
+#pragma once
+#include <cstdint>
+
+namespace sffn::test {
+
+struct DeviceCut {
+  int64_t cached_bytes = 0, product_bytes = 0;  // of CudaStream; 0: as it is made
+  int capability = 0;                           // likewise: less than the device has
+};
+inline DeviceCut& device_cut() {
+  static DeviceCut cut;
+  return cut;
+}
+
+// Until it ends.
+class ScopedDeviceCut {
+ public:
+  explicit ScopedDeviceCut(const DeviceCut& cut) : before_(device_cut()) { device_cut() = cut; }
+  ~ScopedDeviceCut() { device_cut() = before_; }
+  ScopedDeviceCut(const ScopedDeviceCut&) = delete;
+
+ private:
+  DeviceCut before_;
+};
+
+}  // namespace sffn::test
