@@ -27,7 +27,7 @@ class DeviceTensors {
   Stream& stream() { return stream_; }
   Tensor make(DType dtype, const Shape& shape) {
     const Tensor t = buffers_.emplace_back(cuda_runtime(), shape, dtype).tensor(shape, dtype);
-    if (dtype == DType::kI32) {
+    if (dtype == DType::kI32 || dtype == DType::kF64) {
       ops::fill_zero(stream_, t);
     } else {
       ops::random_normal(stream_, t, RandomKey{1, buffers_.size()}, 1.0, false);
@@ -200,8 +200,9 @@ TEST_CASE("the kernels of a dense model declare the bytes they must move", "[dev
   CHECK(work_of(s, [&] { ops::cross_entropy(s, losses, logits, targets, V, 1, false); }).bytes == 2 * N * V + 8 * N);
   const Tensor master = f32(1000), m = f32(1000), v = f32(1000), grad = f32(1000),
                rounded = d.make(DType::kBF16, {1000});
-  CHECK(work_of(s, [&] { ops::adamw(s, master, rounded, m, v, grad, AdamWStep{.step = 1}); }).bytes == 30 * 1000);
-  CHECK(work_of(s, [&] { ops::adamw(s, master, Tensor(), m, v, grad, AdamWStep{.step = 1}); }).bytes == 28 * 1000);
+  const Tensor numbers = d.make(DType::kF64, {update::kCount});
+  CHECK(work_of(s, [&] { ops::adamw(s, master, rounded, m, v, grad, numbers, AdamWOptions{}); }).bytes == 30 * 1000);
+  CHECK(work_of(s, [&] { ops::adamw(s, master, Tensor(), m, v, grad, numbers, AdamWOptions{}); }).bytes == 28 * 1000);
   CHECK(work_of(s, [&] { ops::fill_zero(s, master); }).bytes == 4 * 1000);
   CHECK(work_of(s, [&] { ops::copy(s, m, master); }).bytes == 8 * 1000);
 }

@@ -134,7 +134,7 @@ TEST_CASE("attention in bf16 with heads of 64 and 128 columns is the reference",
     }
     AttentionCase c(shape_of(1, 132, 2, 1, head_dim));
     c.dropout = some_dropout(0.25);
-    c.dropout.first_index = 1 << 20;  // with 132, multiples of 4: Philox blocks begin with a tile
+    c.dropout.draws.first_index = 1 << 20;  // with 132, multiples of 4: Philox blocks begin with a tile
     INFO("head_dim " << head_dim);
     check_against_reference(DType::kBF16, c);
   }

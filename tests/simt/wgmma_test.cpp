@@ -32,6 +32,7 @@ std::vector<float> result(const std::vector<bfloat16>& left, const std::vector<b
   const Buffer c(cuda_runtime(), 64 * n * sizeof(float));
   cuda_runtime().copy_to_device(stream.native(), a.data(), left.data(), a.bytes());
   cuda_runtime().copy_to_device(stream.native(), b.data(), right.data(), b.bytes());
+  stream.synchronize();
   run(static_cast<float*>(c.data()), static_cast<const bfloat16*>(a.data()), static_cast<const bfloat16*>(b.data()));
   std::vector<float> values(64 * n);
   cuda_runtime().copy_to_host(stream.native(), values.data(), c.data(), c.bytes());
