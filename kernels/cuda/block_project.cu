@@ -4,8 +4,8 @@
 // routing.order. The parts of the cells of one tile of rows are neighbours, so that they meet in L2.
 // Any type and size: 64 rows and 64 cells by fp32 multiply-adds (block_rows.cuh).
 // bf16 of 16 cells and more whose rows are whole 16 bytes: tensor cores, 128 rows and 16 to 128 cells, 64 elements of D
-// at a time, three stages of asynchronous copies; a warp has up to 64 × 32 results, which leave through shared memory
-// in whole rows. Tiles come in segments of tokens whose rows of x stay in L2 (row_tiles.cuh).
+// at a time, three stages of asynchronous copies; a warp has up to 64 × 32 results. Tiles come in segments of tokens
+// whose rows of x stay in L2 (row_tiles.cuh).
 #include "kernels/cuda/block_rows.cuh"
 #include "kernels/cuda/float_tile.cuh"
 #include "kernels/cuda/launch.cuh"
@@ -31,8 +31,9 @@ struct Projection {
   const float* bias;
   BlockRows rows;
   TileList list;
-  int64_t G, D, parts;  // parts of the cells of a block
-  bool packs;           // rows of z are whole 16 bytes
+  int64_t G, D;
+  int parts, part;  // parts of the cells of a block, cells of one
+  bool packs;       // rows of z are whole 16 bytes
 };
 
 template <class T>
@@ -86,24 +87,25 @@ struct Cut {
   static constexpr int kAcross = kCells / kWarpCells, kThreads = kRows / kWarpRows * kAcross * 32;
 };
 
-// The factors of a tile: its rows of x and cells [cell, cell + kCells) of its block; what does not exist is zero.
+// The factors of a tile; what does not exist is zero.
 template <int kCells, int kThreads>
 class Factors {
  public:
-  __device__ __forceinline__ Factors(const Projection<bfloat16>& p, const RowTile& tile, const int32_t* token,
-                                     int64_t cell)
-      : p_(p), w_(p.w + (tile.block * p.G + cell) * p.D), cells_(p.G - cell) {
+  __device__ __forceinline__ Factors(const Projection<bfloat16>& p, const RowTile& tile, const int32_t* token)
+      : p_(p), w_(p.w + tile.block * p.G * p.D) {
     SFFN_UNROLL for (int i = 0; i < kShare; ++i) {
       token_[i] = token[static_cast<int>(threadIdx.x) / kPanelPieces + i * (kThreads / kPanelPieces)];
     }
   }
-  // Asks for elements [d, d + 64) of D.
-  __device__ __forceinline__ void ask(Stage<kCells>& stage, int64_t d) const {
+  // Asks for elements [d, d + 64) of the rows of x and of cells [cell, cell + kCells).
+  __device__ __forceinline__ void ask(Stage<kCells>& stage, int cell, int d) const {
+    const int width = static_cast<int>(p_.D) - d, cells = static_cast<int>(p_.G) - cell;
+    const bfloat16 *x = p_.x + d, *w = w_ + cell * p_.D + d;
     ask_panel<kRows, kPanelPieces, kThreads>(stage.x, p_.x, [&](int i, int, int k) {
-      return token_[i] >= 0 && d + k < p_.D ? p_.x + token_[i] * p_.D + d + k : nullptr;
+      return token_[i] >= 0 && k < width ? x + token_[i] * p_.D + k : nullptr;
     });
     ask_panel<kCells, kPanelPieces, kThreads>(
-        stage.w, p_.w, [&](int, int j, int k) { return j < cells_ && d + k < p_.D ? w_ + j * p_.D + d + k : nullptr; });
+        stage.w, p_.w, [&](int, int j, int k) { return j < cells && k < width ? w + j * p_.D + k : nullptr; });
   }
 
  private:
@@ -111,7 +113,6 @@ class Factors {
   const Projection<bfloat16>& p_;
   int32_t token_[kShare];  // of this thread's pieces; -1 behind the last row
   const bfloat16* w_;
-  int64_t cells_;
 };
 
 template <int kM, int kN>
@@ -128,40 +129,67 @@ __device__ __forceinline__ void add_stage(FragmentC (&sum)[kM][kN], const bfloat
   }
 }
 
-// Puts sums + bias into the rows of `out`.
-template <int kCells, int kM, int kN>
-__device__ __forceinline__ void put_sums(bfloat16* out, const Projection<bfloat16>& p, const FragmentC (&sum)[kM][kN],
-                                         int64_t m, int64_t cells, int row, int column) {
-  const int g = lane_of_warp() / 4, t = lane_of_warp() % 4;
-  SFFN_UNROLL for (int j = 0; j < kN; ++j) {
-    const int c = column + 8 * j + 2 * t;
-    const float low = p.bias != nullptr && c < cells ? p.bias[m + c] : 0.0f;
-    const float high = p.bias != nullptr && c + 1 < cells ? p.bias[m + c + 1] : 0.0f;
-    SFFN_UNROLL for (int half = 0; half < 2 * kM; ++half) {
-      const float* at = sum[half / 2][j].at + half % 2 * 2;
-      Pack<bfloat16, 2> pair;
-      store(pair.at[0], at[0] + low), store(pair.at[1], at[1] + high);
-      *reinterpret_cast<Pack<bfloat16, 2>*>(out + (row + 8 * half + g) * (kCells + kPiece) + c) = pair;
+// Four neighbouring lanes hold a word each of four items: word[i] of item i. Lane t of them gets those of item t.
+__device__ __forceinline__ void exchange_items(uint32_t (&word)[4]) {
+  const int t = lane_of_warp() % 4;
+  SFFN_UNROLL for (int lanes = 1; lanes <= 2; ++lanes) {
+    const bool upper = (t & lanes) != 0;
+    SFFN_UNROLL for (int i = 0; i < 2; ++i) {
+      const int low = lanes == 1 ? 2 * i : i, high = low + lanes;
+      const uint32_t other = __shfl_xor_sync(0xffffffffu, upper ? word[low] : word[high], lanes);
+      word[low] = upper ? other : word[low], word[high] = upper ? word[high] : other;
     }
   }
 }
 
-// Rows of `out` to z.
-template <int kCells, int kThreads>
-__device__ __forceinline__ void write_rows(const Projection<bfloat16>& p, const bfloat16* out, const RowTile& tile,
-                                           int64_t cell) {
-  const int count = static_cast<int>(tile.last - tile.first), me = static_cast<int>(threadIdx.x);
-  bfloat16* z = p.z + tile.first * p.G + cell;
-  const int width = p.packs ? kPiece : 1;
-  for (int e = me * width; e < count * kCells; e += kThreads * width) {
-    const int r = e / kCells, c = e % kCells;
-    if (cell + c >= p.G) continue;
-    const bfloat16* from = out + r * (kCells + kPiece) + c;
+// Cells first + 8·i + 2·t and their neighbours, a word each, of one row of z; null: of none.
+template <int kWords>
+__device__ __forceinline__ void write_words(const Projection<bfloat16>& p, uint32_t (&word)[kWords], bfloat16* z,
+                                            int first) {
+  const int t = lane_of_warp() % 4;
+  if constexpr (kWords == 4) {
     if (p.packs) {
-      *reinterpret_cast<Pack<bfloat16, kPiece>*>(z + r * p.G + c) =
-          *reinterpret_cast<const Pack<bfloat16, kPiece>*>(from);
+      exchange_items(word);
+      const int c = first + 8 * t;
+      if (z != nullptr && c < p.G) *reinterpret_cast<uint4*>(z + c) = make_uint4(word[0], word[1], word[2], word[3]);
+      return;
+    }
+  }
+  SFFN_UNROLL for (int i = 0; i < kWords; ++i) {
+    const int c = first + 8 * i + 2 * t;
+    if (z == nullptr || c >= p.G) continue;
+    if (p.packs) {
+      *reinterpret_cast<uint32_t*>(z + c) = word[i];
     } else {
-      z[r * p.G + c] = *from;
+      store(z[c], low_of(word[i]));
+      if (c + 1 < p.G) store(z[c + 1], high_of(word[i]));
+    }
+  }
+}
+
+// z = sums + bias at the tile's rows from `row` on and cells from `cell` on. Four fragments, 32 cells, leave at once
+// where rows of z allow it: 16 bytes a lane.
+template <int kM, int kN>
+__device__ __forceinline__ void write_sums(const Projection<bfloat16>& p, const FragmentC (&sum)[kM][kN],
+                                           const RowTile& tile, int row, int cell) {
+  constexpr int kAtOnce = kN < 4 ? kN : 4;
+  const int g = lane_of_warp() / 4, t = lane_of_warp() % 4;
+  const float* bias = p.bias != nullptr ? p.bias + tile.block * p.G : nullptr;
+  SFFN_UNROLL for (int j = 0; j < kN; j += kAtOnce) {
+    const int first = cell + 8 * j;
+    float added[kAtOnce][2];
+    SFFN_UNROLL for (int e = 0; e < 2 * kAtOnce; ++e) {
+      const int c = first + 8 * (e / 2) + 2 * t + e % 2;
+      added[e / 2][e % 2] = bias != nullptr && c < p.G ? bias[c] : 0.0f;
+    }
+    SFFN_UNROLL for (int half = 0; half < 2 * kM; ++half) {
+      uint32_t word[kAtOnce];
+      SFFN_UNROLL for (int i = 0; i < kAtOnce; ++i) {
+        const float* at = sum[half / 2][j + i].at + half % 2 * 2;
+        word[i] = rounded_pair(at[0] + added[i][0], at[1] + added[i][1]);
+      }
+      const int64_t to = tile.first + row + 8 * half + g;
+      write_words(p, word, to < tile.last ? p.z + to * p.G : nullptr, first);
     }
   }
 }
@@ -182,41 +210,36 @@ __global__ void __launch_bounds__(Cut<kCells>::kThreads, kCells == 128 ? 2 : 3)
   __shared__ int32_t token[kRows];
   RowTile tile;
   if (!listed_tile(tile, p.list, blockIdx.x / p.parts)) return;
-  const int64_t cell = blockIdx.x % p.parts * kCells;
-  const int warp = static_cast<int>(threadIdx.x) / 32, row = warp / C::kAcross * C::kWarpRows;
-  const int column = warp % C::kAcross * C::kWarpCells;
+  const int cell = static_cast<int>(blockIdx.x % p.parts) * kCells, warp = static_cast<int>(threadIdx.x) / 32;
+  const int row = warp / C::kAcross * C::kWarpRows, column = warp % C::kAcross * C::kWarpCells;
   read_tokens(token, p.rows, tile);
-  const Factors<kCells, C::kThreads> factors(p, tile, token, cell);
+  const Factors<kCells, C::kThreads> factors(p, tile, token);
   const bool useful = tile.first + row < tile.last && cell + column < p.G;  // for this warp
   FragmentC sum[C::kWarpRows / 16][C::kWarpCells / 8] = {};
-  int64_t d = 0;
+  int d = 0;
   run_stages<kStages>(
       [&](int stage) {
         if (d >= p.D) return false;
-        factors.ask(stages[stage], d);
+        factors.ask(stages[stage], cell, d);
         d += kPanelWidth;
         return true;
       },
       [&](int stage) {
         if (useful) add_stage(sum, stages[stage].x, stages[stage].w, row, column);
       });
-  auto* out = reinterpret_cast<bfloat16*>(stages);
-  __syncthreads();  // all have done with the stages
-  if (useful) put_sums<kCells>(out, p, sum, tile.block * p.G + cell, p.G - cell, row, column);
-  __syncthreads();
-  write_rows<kCells, C::kThreads>(p, out, tile, cell);
+  if (useful) write_sums(p, sum, tile, row, cell + column);
 }
 
 template <int kCells>
 void project_on_tensor_cores(Stream& stream, Projection<bfloat16>& p, const Work& work) {
-  p.parts = (p.G + kCells - 1) / kCells;
+  p.part = kCells, p.parts = static_cast<int>((p.G + kCells - 1) / kCells);
   launch(stream, project_on_tensor_cores_kernel<kCells>,
          {static_cast<unsigned>(p.list.slots() * p.parts), Cut<kCells>::kThreads,
           kStages * sizeof(Stage<kCells>) + kPanelAlignment},
          work, p);
 }
 
-// ---- On the tensor cores of sm_90a: two warpgroups of 64 rows, all cells each ----
+// ---- On the tensor cores of sm_90a: two warpgroups of 64 rows, all cells of a step each ----
 
 template <int kCells>
 struct GroupCut {
@@ -232,18 +255,19 @@ __global__ void __launch_bounds__(GroupCut<kCells>::kThreads, GroupCut<kCells>::
   __shared__ int32_t token[kRows];
   RowTile tile;
   if (!listed_tile(tile, p.list, blockIdx.x / p.parts)) return;
-  const int64_t cell = blockIdx.x % p.parts * kCells;
-  const int warp = static_cast<int>(threadIdx.x) / 32, row = warp / 4 * C::kRows;
+  const int begin = static_cast<int>(blockIdx.x % p.parts) * p.part, warp = static_cast<int>(threadIdx.x) / 32;
+  const int end = begin + p.part < p.G ? begin + p.part : static_cast<int>(p.G), row = warp / 4 * C::kRows;
   read_tokens(token, p.rows, tile);
-  const Factors<kCells, C::kThreads> factors(p, tile, token, cell);
+  const Factors<kCells, C::kThreads> factors(p, tile, token);
   const bool useful = tile.first + row < tile.last;  // for this warpgroup
   FragmentC sum[1][kCells / 8] = {};
-  int64_t d = 0;
+  int ask_cell = begin, ask_d = 0, sum_cell = begin, sum_d = 0;  // where the copies and sums are
   run_stages_of_warpgroups<C::kStages>(
       [&](int stage) {
-        if (d >= p.D) return false;
-        factors.ask(stages[stage], d);
-        d += kPanelWidth;
+        if (ask_cell >= end) return false;
+        factors.ask(stages[stage], ask_cell, ask_d);
+        ask_d += kPanelWidth;
+        if (ask_d >= p.D) ask_d = 0, ask_cell += kCells;
         return true;
       },
       [&](int stage) {
@@ -255,13 +279,16 @@ __global__ void __launch_bounds__(GroupCut<kCells>::kThreads, GroupCut<kCells>::
         commit_products();
         wait_for_products<1>(sum[0]);
       },
-      [] {});
-  if (useful) wait_for_products<0>(sum[0]);
-  auto* out = reinterpret_cast<bfloat16*>(stages);
-  __syncthreads();  // all have done with the stages
-  if (useful) put_sums<kCells>(out, p, sum, tile.block * p.G + cell, p.G - cell, row + warp % 4 * 16, 0);
-  __syncthreads();
-  write_rows<kCells, C::kThreads>(p, out, tile, cell);
+      [&] {
+        sum_d += kPanelWidth;
+        if (sum_d < p.D) return;
+        if (useful) {
+          wait_for_products<0>(sum[0]);
+          write_sums(p, sum, tile, row + warp % 4 * 16, sum_cell);
+          SFFN_UNROLL for (int j = 0; j < kCells / 8; ++j) sum[0][j] = {};
+        }
+        sum_d = 0, sum_cell += kCells;
+      });
 #else
   __trap();  // the host asks for it where it is compiled
 #endif
@@ -270,7 +297,9 @@ __global__ void __launch_bounds__(GroupCut<kCells>::kThreads, GroupCut<kCells>::
 template <int kCells>
 void project_on_warpgroups(Stream& stream, Projection<bfloat16>& p, const Work& work) {
   using C = GroupCut<kCells>;
-  p.parts = (p.G + kCells - 1) / kCells;
+  constexpr int64_t kMostCells = C::kBlocks == 1 ? 4 * kCells : kCells;  // one writes while the next are copied
+  p.part = static_cast<int>(std::min(kMostCells, (p.G + kCells - 1) / kCells * kCells));
+  p.parts = static_cast<int>((p.G + p.part - 1) / p.part);
   launch(stream, project_on_warpgroups_kernel<kCells>,
          {static_cast<unsigned>(p.list.slots() * p.parts), C::kThreads,
           C::kStages * sizeof(Stage<kCells>) + kPanelAlignment},
@@ -315,7 +344,7 @@ void project(Stream& stream, Projection<T> p) {
   if constexpr (std::is_same_v<T, bfloat16>) {
     if (p.G >= kLeastCells && packs_fit(p.D, kPiece, p.x, p.w)) return on_tensor_cores(stream, p, work);
   }
-  p.parts = (p.G + kTile - 1) / kTile;
+  p.part = kTile, p.parts = static_cast<int>((p.G + kTile - 1) / kTile);
   launch(stream, project_kernel<T>, {static_cast<unsigned>(tile_slots<kTile>(p.rows) * p.parts), kTileThreads}, work, p,
          pairs);
 }
@@ -335,6 +364,7 @@ void block_project(Stream& stream, Tensor z, const Tensor& x, const Tensor& w, c
                                   .G = z.cols(),
                                   .D = x.cols(),
                                   .parts = 0,
+                                  .part = 0,
                                   .packs = packs_fit(z.cols(), kPiece, z.data<T>())});
   });
 }

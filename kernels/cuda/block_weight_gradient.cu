@@ -192,11 +192,10 @@ class Factors {
 
 // Two neighbours of h times their weights, as the sum of kSplits pairs of bf16: 8 bits each of the product's 24.
 __device__ __forceinline__ void split(uint32_t (&parts)[kSplits], uint32_t pair, float low_weight, float high_weight) {
-  float low = low_weight * __uint_as_float(pair << 16), high = high_weight * __uint_as_float(pair & 0xffff0000u);
+  float low = low_weight * low_of(pair), high = high_weight * high_of(pair);
   SFFN_UNROLL for (int i = 0; i < kSplits; ++i) {
-    const bfloat16 low_part(low), high_part(high);
-    parts[i] = low_part.bits | static_cast<uint32_t>(high_part.bits) << 16;
-    low -= static_cast<float>(low_part), high -= static_cast<float>(high_part);
+    parts[i] = rounded_pair(low, high);
+    low -= low_of(parts[i]), high -= high_of(parts[i]);
   }
 }
 

@@ -49,6 +49,8 @@ __device__ __forceinline__ uint32_t rounded_pair(float low, float high) {
   return bfloat16(low).bits | uint32_t{bfloat16(high).bits} << 16;
 #endif
 }
+__device__ __forceinline__ float low_of(uint32_t pair) { return __uint_as_float(pair << 16); }
+__device__ __forceinline__ float high_of(uint32_t pair) { return __uint_as_float(pair & 0xffff0000u); }
 // Two neighbouring results, 16 columns, rounded to bf16 as the left factor of a product over these columns.
 __device__ __forceinline__ FragmentA as_factor(const FragmentC& left, const FragmentC& right) {
   return {{rounded_pair(left.at[0], left.at[1]), rounded_pair(left.at[2], left.at[3]),

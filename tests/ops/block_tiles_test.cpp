@@ -74,6 +74,29 @@ TEST_CASE("the gradient of a block that most tokens choose is exact on integers"
   check_rows({5, 1200, 30, 2100}, 8, 24, 1000);  // pieces of several chunks
 }
 
+// Kills: the terms of a token added in another order: 2^24 + 1 is 2^24 in fp32, so that what comes between 2^24 and
+// -2^24 is lost, and nothing else.
+TEST_CASE("the products of a token are added in the order of its choices", "[ops][blocks]") {
+  const DType dtype = GENERATE(DType::kF32, DType::kBF16);
+  for (const int64_t G : {8, 16, 64}) {
+    const BlockSizes s{3, 24, 11, G, 11, 3};
+    BlockCase c(s, dtype, true);
+    const auto filled = [](const HostTensor& like, auto&& value) {
+      std::vector<double> values = like.values();
+      for (size_t i = 0; i < values.size(); ++i) values[i] = value(static_cast<int64_t>(i));
+      return HostTensor(like.dtype(), like.tensor().shape(), values);
+    };
+    c.w = filled(c.w, [](int64_t) { return 1.0; });
+    c.h = filled(c.h, [&](int64_t i) { return i % G == 0 ? 1.0 : 0.0; });
+    c.weights = filled(c.weights, [&](int64_t i) { return i % s.b == 0 ? 0x1p24 : i % s.b == 9 ? -0x1p24 : 1.0; });
+    c.y = filled(c.y, [](int64_t) { return 0.0; });
+    c.out_bias = filled(c.out_bias, [](int64_t) { return 0.0; });
+    c.run();
+    INFO("G " << G << " " << name_of(dtype));
+    CHECK(c.y.values() == std::vector<double>(static_cast<size_t>(s.N * s.D), 1.0));
+  }
+}
+
 // Kills: partial sums added as blocks of threads end; sums that depend on where segments and strips are cut.
 TEST_CASE("block products have the same bits however they are cut and scheduled", "[ops][blocks][threads]") {
   const auto run = [&](const BlockSizes& sizes, const DeviceCut& cut) {
