@@ -22,7 +22,7 @@ namespace sffn::cuda {
 namespace {
 
 constexpr int kRows = kTileRows, kStages = 3, kClearThreads = 256;
-constexpr int64_t kLeastCells = 16;  // of a block, on tensor cores
+constexpr int kLeastCells = 16;  // of a block, on tensor cores
 
 template <class T>
 struct Projection {
@@ -31,9 +31,8 @@ struct Projection {
   const float* bias;
   BlockRows rows;
   TileList list;
-  int64_t G, D;
-  int parts, part;  // parts of the cells of a block, cells of one
-  bool packs;       // rows of z are whole 16 bytes
+  int G, D, parts, part;  // parts of the cells of a block, cells of one
+  bool packs;             // rows of z are whole 16 bytes
 };
 
 template <class T>
@@ -50,16 +49,16 @@ __global__ void __launch_bounds__(kTileThreads) project_kernel(Projection<T> p, 
   __shared__ int32_t token[kTile];
   const RowTile rows = tile_of_slot<kTile>(p.rows, pairs, blockIdx.x / p.parts);
   if (rows.first >= rows.last) return;
-  const int64_t cell = blockIdx.x % p.parts * kTile, cells = p.G - cell, m = rows.block * p.G + cell;
+  const int64_t G = p.G, D = p.D, cell = blockIdx.x % p.parts * kTile, cells = G - cell, m = rows.block * G + cell;
   const int64_t count = rows.last - rows.first;
   if (threadIdx.x < count) token[threadIdx.x] = token_of_choice(p.rows, p.rows.order[rows.first + threadIdx.x]);
   TileSum sum = {};
-  for (int64_t d = 0; d < p.D; d += kTileDepth) {
+  for (int64_t d = 0; d < D; d += kTileDepth) {
     __syncthreads();
-    fill_along_depth(
-        tile.a, [&](int r, int k) { return r < count && d + k < p.D ? to_float(p.x[token[r] * p.D + d + k]) : 0.0f; });
-    fill_along_depth(
-        tile.b, [&](int j, int k) { return j < cells && d + k < p.D ? to_float(p.w[(m + j) * p.D + d + k]) : 0.0f; });
+    fill_along_depth(tile.a,
+                     [&](int r, int k) { return r < count && d + k < D ? to_float(p.x[token[r] * D + d + k]) : 0.0f; });
+    fill_along_depth(tile.b,
+                     [&](int j, int k) { return j < cells && d + k < D ? to_float(p.w[(m + j) * D + d + k]) : 0.0f; });
     __syncthreads();
     add_products(sum, tile);
   }
@@ -68,7 +67,7 @@ __global__ void __launch_bounds__(kTileThreads) project_kernel(Projection<T> p, 
       const int row = tile_row(r), j = tile_column(c);
       if (row >= count || j >= cells) continue;
       const float bias = p.bias != nullptr ? p.bias[m + j] : 0.0f;
-      store(p.z[(rows.first + row) * p.G + cell + j], sum[r][c] + bias);
+      store(p.z[(rows.first + row) * G + cell + j], sum[r][c] + bias);
     }
   }
 }
@@ -99,10 +98,10 @@ class Factors {
   }
   // Asks for elements [d, d + 64) of the rows of x and of cells [cell, cell + kCells).
   __device__ __forceinline__ void ask(Stage<kCells>& stage, int cell, int d) const {
-    const int width = static_cast<int>(p_.D) - d, cells = static_cast<int>(p_.G) - cell;
-    const bfloat16 *x = p_.x + d, *w = w_ + cell * p_.D + d;
+    const int width = p_.D - d, cells = p_.G - cell;
+    const bfloat16 *x = p_.x + d, *w = w_ + int64_t{cell} * p_.D + d;
     ask_panel<kRows, kPanelPieces, kThreads>(stage.x, p_.x, [&](int i, int, int k) {
-      return token_[i] >= 0 && k < width ? x + token_[i] * p_.D + k : nullptr;
+      return token_[i] >= 0 && k < width ? x + int64_t{token_[i]} * p_.D + k : nullptr;
     });
     ask_panel<kCells, kPanelPieces, kThreads>(
         stage.w, p_.w, [&](int, int j, int k) { return j < cells && k < width ? w + j * p_.D + k : nullptr; });
@@ -232,7 +231,7 @@ __global__ void __launch_bounds__(Cut<kCells>::kThreads, kCells == 128 ? 2 : 3)
 
 template <int kCells>
 void project_on_tensor_cores(Stream& stream, Projection<bfloat16>& p, const Work& work) {
-  p.part = kCells, p.parts = static_cast<int>((p.G + kCells - 1) / kCells);
+  p.part = kCells, p.parts = (p.G + kCells - 1) / kCells;
   launch(stream, project_on_tensor_cores_kernel<kCells>,
          {static_cast<unsigned>(p.list.slots() * p.parts), Cut<kCells>::kThreads,
           kStages * sizeof(Stage<kCells>) + kPanelAlignment},
@@ -256,7 +255,7 @@ __global__ void __launch_bounds__(GroupCut<kCells>::kThreads, GroupCut<kCells>::
   RowTile tile;
   if (!listed_tile(tile, p.list, blockIdx.x / p.parts)) return;
   const int begin = static_cast<int>(blockIdx.x % p.parts) * p.part, warp = static_cast<int>(threadIdx.x) / 32;
-  const int end = begin + p.part < p.G ? begin + p.part : static_cast<int>(p.G), row = warp / 4 * C::kRows;
+  const int end = begin + p.part < p.G ? begin + p.part : p.G, row = warp / 4 * C::kRows;
   read_tokens(token, p.rows, tile);
   const Factors<kCells, C::kThreads> factors(p, tile, token);
   const bool useful = tile.first + row < tile.last;  // for this warpgroup
@@ -297,9 +296,8 @@ __global__ void __launch_bounds__(GroupCut<kCells>::kThreads, GroupCut<kCells>::
 template <int kCells>
 void project_on_warpgroups(Stream& stream, Projection<bfloat16>& p, const Work& work) {
   using C = GroupCut<kCells>;
-  constexpr int64_t kMostCells = C::kBlocks == 1 ? 4 * kCells : kCells;  // one writes while the next are copied
-  p.part = static_cast<int>(std::min(kMostCells, (p.G + kCells - 1) / kCells * kCells));
-  p.parts = static_cast<int>((p.G + p.part - 1) / p.part);
+  constexpr int kMostCells = C::kBlocks == 1 ? 4 * kCells : kCells;  // one writes while the next are copied
+  p.part = std::min(kMostCells, (p.G + kCells - 1) / kCells * kCells), p.parts = (p.G + p.part - 1) / p.part;
   launch(stream, project_on_warpgroups_kernel<kCells>,
          {static_cast<unsigned>(p.list.slots() * p.parts), C::kThreads,
           C::kStages * sizeof(Stage<kCells>) + kPanelAlignment},
@@ -307,9 +305,9 @@ void project_on_warpgroups(Stream& stream, Projection<bfloat16>& p, const Work& 
 }
 
 // Cells of a part, 16 to `most`: the widest that pads a block no more than 64 do.
-int64_t cells_of_part(int64_t G, int64_t most) {
-  const auto padded = [G](int64_t cells) { return (G + cells - 1) / cells * cells; };
-  int64_t part = 16;
+int cells_of_part(int G, int most) {
+  const auto padded = [G](int cells) { return (G + cells - 1) / cells * cells; };
+  int part = 16;
   while (part < G && part < 64) part *= 2;
   while (part < most && part >= 64 && padded(2 * part) <= padded(64)) part *= 2;
   return part;
@@ -344,7 +342,7 @@ void project(Stream& stream, Projection<T> p) {
   if constexpr (std::is_same_v<T, bfloat16>) {
     if (p.G >= kLeastCells && packs_fit(p.D, kPiece, p.x, p.w)) return on_tensor_cores(stream, p, work);
   }
-  p.part = kTile, p.parts = static_cast<int>((p.G + kTile - 1) / kTile);
+  p.part = kTile, p.parts = (p.G + kTile - 1) / kTile;
   launch(stream, project_kernel<T>, {static_cast<unsigned>(tile_slots<kTile>(p.rows) * p.parts), kTileThreads}, work, p,
          pairs);
 }
@@ -361,8 +359,8 @@ void block_project(Stream& stream, Tensor z, const Tensor& x, const Tensor& w, c
                                   .bias = bias.data_or_null<float>(),
                                   .rows = rows,
                                   .list = {},
-                                  .G = z.cols(),
-                                  .D = x.cols(),
+                                  .G = static_cast<int>(z.cols()),
+                                  .D = static_cast<int>(x.cols()),
                                   .parts = 0,
                                   .part = 0,
                                   .packs = packs_fit(z.cols(), kPiece, z.data<T>())});

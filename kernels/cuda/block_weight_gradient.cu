@@ -30,8 +30,8 @@ struct Gradient {
   const float* weights;
   const T* x;
   BlockRows rows;
-  int64_t chunks, G, D;
-  int parts, strips;  // parts of cells, strips of columns
+  int64_t chunks;
+  int G, D, parts, strips;  // parts of cells, strips of columns
 };
 
 // What a block of threads owns: cells [cell, G) of a block and columns [d, D), as far as its tile reaches.
@@ -47,7 +47,7 @@ __device__ __forceinline__ Tile tile_of(const Gradient<T>& g, int cells, int col
 
 template <class T>
 void cut(Gradient<T>& g, int cells, int columns) {
-  g.parts = static_cast<int>((g.G + cells - 1) / cells), g.strips = static_cast<int>((g.D + columns - 1) / columns);
+  g.parts = (g.G + cells - 1) / cells, g.strips = (g.D + columns - 1) / columns;
 }
 
 template <class T>
@@ -71,10 +71,10 @@ __global__ void __launch_bounds__(kTileThreads) weight_gradient_kernel(Gradient<
     __syncthreads();
     fill_across(tile.a, [&](int j, int k) {
       const bool exists = k < count && at.cell + j < g.G;
-      return exists ? weight[k] * to_float(g.h[(first + k) * g.G + at.cell + j]) : 0.0f;
+      return exists ? weight[k] * to_float(g.h[int64_t{first + k} * g.G + at.cell + j]) : 0.0f;
     });
     fill_across(tile.b, [&](int d, int k) {
-      return k < count && at.d + d < g.D ? to_float(g.x[token[k] * g.D + at.d + d]) : 0.0f;
+      return k < count && at.d + d < g.D ? to_float(g.x[int64_t{token[k]} * g.D + at.d + d]) : 0.0f;
     });
     __syncthreads();
     add_products(sum, tile);
@@ -91,7 +91,7 @@ __global__ void __launch_bounds__(kTileThreads) weight_gradient_kernel(Gradient<
 // ---- On tensor cores ----
 
 constexpr int kDepth = 32, kStages = 4, kThreads = 256, kSplits = 3, kWarpColumns = 32;
-constexpr int64_t kLeastCells = 16;  // of a block
+constexpr int kLeastCells = 16;  // of a block
 
 // Blocks in pieces of `rows` rows; starts[i]: rows of the blocks before block i. Piece k > 0 of block i has slot
 // ⌊starts[i] / rows⌋ + k - 1 of partial: as ⌊s / R⌋ + ⌈n / R⌉ - 1 <= ⌊(s + n) / R⌋, no two pieces have one slot.
@@ -156,8 +156,8 @@ class Factors {
   __device__ __forceinline__ void ask(Stage<kCells>& stage) {
     using C = Cut<kCells>;
     const bool exists = row_of_thread() < count_;
-    const bfloat16* h = g_.h + (first_ + row_of_thread()) * g_.G + cell_;
-    const bfloat16* x = g_.x + token_of_choice(g_.rows, choice_) * g_.D + d_;
+    const bfloat16* h = g_.h + int64_t{first_ + row_of_thread()} * g_.G + cell_;
+    const bfloat16* x = g_.x + int64_t{token_of_choice(g_.rows, choice_)} * g_.D + d_;
     SFFN_UNROLL for (int panel = 0; panel < C::kPanelsH; ++panel) {
       ask_panel<kDepth, kPanelPieces, kThreads>(stage.h[panel], g_.h, [&](int, int, int c) {
         const int j = panel * kPanelWidth + c;
@@ -234,7 +234,7 @@ __device__ __forceinline__ void write_sums(float* to, const Gradient<bfloat16>& 
     SFFN_UNROLL for (int j = 0; j < 4; ++j) {
       const int c = cell + lane / 4 + 8 * half, d = column + 8 * j + lane % 4 * 2;
       if (c >= g.G || d >= g.D) continue;
-      auto* pair = reinterpret_cast<float2*>(to + c * g.D + d);
+      auto* pair = reinterpret_cast<float2*>(to + int64_t{c} * g.D + d);
       const float2 before = add ? *pair : make_float2(0, 0);
       const float* at = sum[half / 2][j].at + half % 2 * 2;
       *pair = make_float2(before.x + at[0], before.y + at[1]);
@@ -265,7 +265,7 @@ __global__ void __launch_bounds__(kThreads, 2)
         if (useful) add_stage<kCells, kWeighted>(sum, stages[stage], row, column);
       });
   if (!useful) return;
-  const int64_t size = g.G * g.D;
+  const int64_t size = int64_t{g.G} * g.D;
   const int32_t slot = pieces.starts[piece.block] / pieces.rows + piece.index - 1;
   float* to = piece.index == 0 ? g.dw + piece.block * size : pieces.partial + slot * size;
   write_sums(to, g, sum, piece.index == 0, at.cell + row, at.d + column);
@@ -287,7 +287,7 @@ __global__ void __launch_bounds__(kThreads) add_partials_kernel(float* dw, Piece
 // Twice what a block has if all are equally popular, but so many that all partial sums stay small.
 int32_t rows_of_piece(const Gradient<bfloat16>& g) {
   constexpr int64_t kLeast = 1024, kMost = int64_t{1} << 30, kPartialBytes = int64_t{256} << 20;
-  const int64_t P = g.rows.choices(), bytes = g.G * g.D * static_cast<int64_t>(sizeof(float));
+  const int64_t P = g.rows.choices(), bytes = int64_t{g.G} * g.D * static_cast<int64_t>(sizeof(float));
   const int64_t rows = std::max({kLeast, 2 * P / g.rows.blocks, P * bytes / kPartialBytes});
   return static_cast<int32_t>((std::min(rows, kMost) + kDepth - 1) / kDepth * kDepth);
 }
@@ -306,7 +306,7 @@ void weight_gradient_on_tensor_cores(Stream& stream, Gradient<bfloat16> g, const
 
 void on_tensor_cores(Stream& stream, const Gradient<bfloat16>& g, const Work& work) {
   Pieces pieces{.starts = g.rows.offsets, .partial = nullptr, .rows = rows_of_piece(g)};
-  const int64_t slots = g.rows.choices() / pieces.rows, pairs = g.G * g.D / 2;
+  const int64_t slots = g.rows.choices() / pieces.rows, pairs = int64_t{g.G} * g.D / 2;
   auto* memory = workspace<float>(stream, slots * g.G * g.D + g.rows.blocks + 1);
   pieces.partial = memory;
   if (g.chunks > 1) {
@@ -355,8 +355,8 @@ void block_weight_gradient(Stream& stream, Tensor dw, const Tensor& h, const Ten
                                         .x = x.data<T>(),
                                         .rows = rows,
                                         .chunks = rows.chunks(),
-                                        .G = h.cols(),
-                                        .D = x.cols(),
+                                        .G = static_cast<int>(h.cols()),
+                                        .D = static_cast<int>(x.cols()),
                                         .parts = 0,
                                         .strips = 0});
   });
