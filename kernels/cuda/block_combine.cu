@@ -51,9 +51,9 @@ __device__ __forceinline__ void ask(Stage<kDepth>& stage, const Products& p, con
   const bfloat16* w = p.w + (tile.block * p.G + k) * p.D + column;
   const int cells = p.G - k, columns = p.D - column;
   ask_panel<kRows, kDepth / kPiece, kThreads>(
-      stage.h, p.h, [&](int, int r, int c) { return r < count && c < cells ? h + r * p.G + c : nullptr; });
+      stage.h, p.h, [&](int r, int c) { return r < count && c < cells ? h + r * p.G + c : nullptr; });
   SFFN_UNROLL for (int panel = 0; panel < kColumns / kPanelWidth; ++panel) {
-    ask_panel<kDepth, kPanelPieces, kThreads>(stage.w[panel], p.w, [&](int, int r, int c) {
+    ask_panel<kDepth, kPanelPieces, kThreads>(stage.w[panel], p.w, [&](int r, int c) {
       const int d = panel * kPanelWidth + c;
       return r < cells && d < columns ? w + r * p.D + d : nullptr;
     });

@@ -86,33 +86,20 @@ struct Cut {
   static constexpr int kAcross = kCells / kWarpCells, kThreads = kRows / kWarpRows * kAcross * 32;
 };
 
-// The factors of a tile; what does not exist is zero.
-template <int kCells, int kThreads>
-class Factors {
- public:
-  __device__ __forceinline__ Factors(const Projection<bfloat16>& p, const RowTile& tile, const int32_t* token)
-      : p_(p), w_(p.w + tile.block * p.G * p.D) {
-    SFFN_UNROLL for (int i = 0; i < kShare; ++i) {
-      token_[i] = token[static_cast<int>(threadIdx.x) / kPanelPieces + i * (kThreads / kPanelPieces)];
-    }
-  }
-  // Asks for elements [d, d + 64) of the rows of x and of cells [cell, cell + kCells).
-  __device__ __forceinline__ void ask(Stage<kCells>& stage, int cell, int d) const {
-    const int width = p_.D - d, cells = p_.G - cell;
-    const bfloat16 *x = p_.x + d, *w = w_ + int64_t{cell} * p_.D + d;
-    ask_panel<kRows, kPanelPieces, kThreads>(stage.x, p_.x, [&](int i, int, int k) {
-      return token_[i] >= 0 && k < width ? x + int64_t{token_[i]} * p_.D + k : nullptr;
-    });
-    ask_panel<kCells, kPanelPieces, kThreads>(
-        stage.w, p_.w, [&](int, int j, int k) { return j < cells && k < width ? w + j * p_.D + k : nullptr; });
-  }
-
- private:
-  static constexpr int kShare = kRows * kPanelPieces / kThreads;
-  const Projection<bfloat16>& p_;
-  int32_t token_[kShare];  // of this thread's pieces; -1 behind the last row
-  const bfloat16* w_;
-};
+// Asks for elements [d, d + 64) of the rows of x of a tile (tokens, -1: none) and of cells [cell, cell + kCells) of its
+// block; what does not exist is zero.
+template <int kThreads, int kCells>
+__device__ __forceinline__ void ask(Stage<kCells>& stage, const Projection<bfloat16>& p, const int32_t (&token)[kRows],
+                                    int64_t block, int cell, int d) {
+  const int width = p.D - d, cells = p.G - cell;
+  const bfloat16 *x = p.x + d, *w = p.w + (block * p.G + cell) * p.D + d;
+  ask_panel<kRows, kPanelPieces, kThreads>(stage.x, p.x, [&](int r, int k) {
+    const int32_t n = token[r];
+    return n >= 0 && k < width ? x + int64_t{n} * p.D + k : nullptr;
+  });
+  ask_panel<kCells, kPanelPieces, kThreads>(
+      stage.w, p.w, [&](int j, int k) { return j < cells && k < width ? w + j * p.D + k : nullptr; });
+}
 
 template <int kM, int kN>
 __device__ __forceinline__ void add_stage(FragmentC (&sum)[kM][kN], const bfloat16* x, const bfloat16* w, int row,
@@ -212,14 +199,13 @@ __global__ void __launch_bounds__(Cut<kCells>::kThreads, kCells == 128 ? 2 : 3)
   const int cell = static_cast<int>(blockIdx.x % p.parts) * kCells, warp = static_cast<int>(threadIdx.x) / 32;
   const int row = warp / C::kAcross * C::kWarpRows, column = warp % C::kAcross * C::kWarpCells;
   read_tokens(token, p.rows, tile);
-  const Factors<kCells, C::kThreads> factors(p, tile, token);
   const bool useful = tile.first + row < tile.last && cell + column < p.G;  // for this warp
   FragmentC sum[C::kWarpRows / 16][C::kWarpCells / 8] = {};
   int d = 0;
   run_stages<kStages>(
       [&](int stage) {
         if (d >= p.D) return false;
-        factors.ask(stages[stage], cell, d);
+        ask<C::kThreads>(stages[stage], p, token, tile.block, cell, d);
         d += kPanelWidth;
         return true;
       },
@@ -242,7 +228,7 @@ void project_on_tensor_cores(Stream& stream, Projection<bfloat16>& p, const Work
 
 template <int kCells>
 struct GroupCut {
-  static constexpr int kThreads = 256, kRows = 64, kStages = kCells == 128 ? 3 : 4, kBlocks = kCells == 256 ? 1 : 2;
+  static constexpr int kThreads = 256, kStages = kCells == 128 ? 3 : 4, kBlocks = kCells == 256 ? 1 : 2;
 };
 
 template <int kCells>
@@ -255,16 +241,15 @@ __global__ void __launch_bounds__(GroupCut<kCells>::kThreads, GroupCut<kCells>::
   RowTile tile;
   if (!listed_tile(tile, p.list, blockIdx.x / p.parts)) return;
   const int begin = static_cast<int>(blockIdx.x % p.parts) * p.part, warp = static_cast<int>(threadIdx.x) / 32;
-  const int end = begin + p.part < p.G ? begin + p.part : p.G, row = warp / 4 * C::kRows;
+  const int end = begin + p.part < p.G ? begin + p.part : p.G, row = warp / 4 * 64;
   read_tokens(token, p.rows, tile);
-  const Factors<kCells, C::kThreads> factors(p, tile, token);
   const bool useful = tile.first + row < tile.last;  // for this warpgroup
   FragmentC sum[1][kCells / 8] = {};
   int ask_cell = begin, ask_d = 0, sum_cell = begin, sum_d = 0;  // where the copies and sums are
   run_stages_of_warpgroups<C::kStages>(
       [&](int stage) {
         if (ask_cell >= end) return false;
-        factors.ask(stages[stage], ask_cell, ask_d);
+        ask<C::kThreads>(stages[stage], p, token, tile.block, ask_cell, ask_d);
         ask_d += kPanelWidth;
         if (ask_d >= p.D) ask_d = 0, ask_cell += kCells;
         return true;

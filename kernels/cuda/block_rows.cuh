@@ -57,27 +57,27 @@ __device__ __forceinline__ RowTile tile_of_slot(const BlockRows& rows, int64_t p
 // The rows of one block through all chunks, some at a time: all of them, or at most `most` behind the first `skipped`.
 class RowWalk {
  public:
-  __device__ __forceinline__ explicit RowWalk(int64_t block, int32_t skipped = 0, int32_t most = INT32_MAX)
-      : block_(static_cast<int32_t>(block)), skipped_(skipped), left_(most) {}
+  __device__ __forceinline__ explicit RowWalk(const BlockRows& rows, int64_t block, int32_t skipped = 0,
+                                              int32_t most = INT32_MAX)
+      : pair_(static_cast<int32_t>(block - rows.blocks)), skipped_(skipped), left_(most) {}
 
-  // At most `most` rows from `first` on, of one chunk; false when there are no more.
-  __device__ __forceinline__ bool next(const BlockRows& rows, int64_t chunks, int32_t most, int32_t& first,
-                                       int32_t& count) {
+  // How many rows come next: at most `most`, of one chunk; 0 when there are no more. `pairs`: of the routing.
+  __device__ __forceinline__ int32_t next(const BlockRows& rows, int64_t pairs, int32_t most) {
     while (row_ >= end_) {
-      if (++chunk_ >= chunks) return false;
-      const int32_t* offset = rows.offsets + chunk_ * rows.blocks + block_;
-      row_ = offset[0] + skipped_, end_ = offset[1];
+      pair_ += static_cast<int32_t>(rows.blocks);
+      if (pair_ >= pairs) return 0;
+      row_ = rows.offsets[pair_] + skipped_, end_ = rows.offsets[pair_ + 1];
       skipped_ = row_ > end_ ? row_ - end_ : 0;
     }
-    if (left_ == 0) return false;
-    const int32_t there = end_ - row_ < left_ ? end_ - row_ : left_;
-    first = row_, count = there < most ? there : most;
+    const int32_t there = end_ - row_ < left_ ? end_ - row_ : left_, count = there < most ? there : most;
     row_ += count, left_ -= count;
-    return true;
+    return count;
   }
+  // Behind the rows that came last.
+  __device__ __forceinline__ int32_t row() const { return row_; }
 
  private:
-  int32_t block_, skipped_, left_, chunk_ = -1, row_ = 0, end_ = 0;
+  int32_t pair_, skipped_, left_, row_ = 0, end_ = 0;
 };
 
 __device__ __forceinline__ int32_t token_of_choice(const BlockRows& rows, int32_t choice) {

@@ -30,7 +30,7 @@ struct Gradient {
   const float* weights;
   const T* x;
   BlockRows rows;
-  int64_t chunks;
+  int64_t pairs;
   int G, D, parts, strips;  // parts of cells, strips of columns
 };
 
@@ -56,11 +56,11 @@ __global__ void __launch_bounds__(kTileThreads) weight_gradient_kernel(Gradient<
   __shared__ int32_t token[kTileDepth];
   __shared__ float weight[kTileDepth];
   const Tile at = tile_of(g, kTile, kTile);
-  RowWalk walk(at.slot);
-  int32_t first = 0, count = 0;
+  RowWalk walk(g.rows, at.slot);
   bool any = false;
   TileSum sum = {};
-  while (walk.next(g.rows, g.chunks, kTileDepth, first, count)) {
+  while (const int32_t count = walk.next(g.rows, g.pairs, kTileDepth)) {
+    const int32_t first = walk.row() - count;
     any = true;
     __syncthreads();
     if (const int me = static_cast<int>(threadIdx.x); me < count) {
@@ -148,7 +148,7 @@ template <int kCells>
 class Factors {
  public:
   __device__ __forceinline__ Factors(const Gradient<bfloat16>& g, const Tile& at, const Piece& piece, int32_t rows)
-      : g_(g), cell_(at.cell), d_(at.d), walk_(piece.block, piece.index * rows, rows) {
+      : g_(g), cell_(at.cell), d_(at.d), walk_(g.rows, piece.block, piece.index * rows, rows) {
     advance();
   }
   __device__ __forceinline__ bool ended() const { return count_ == 0; }
@@ -156,16 +156,16 @@ class Factors {
   __device__ __forceinline__ void ask(Stage<kCells>& stage) {
     using C = Cut<kCells>;
     const bool exists = row_of_thread() < count_;
-    const bfloat16* h = g_.h + int64_t{first_ + row_of_thread()} * g_.G + cell_;
+    const bfloat16* h = g_.h + int64_t{walk_.row() - count_ + row_of_thread()} * g_.G + cell_;
     const bfloat16* x = g_.x + int64_t{token_of_choice(g_.rows, choice_)} * g_.D + d_;
     SFFN_UNROLL for (int panel = 0; panel < C::kPanelsH; ++panel) {
-      ask_panel<kDepth, kPanelPieces, kThreads>(stage.h[panel], g_.h, [&](int, int, int c) {
+      ask_panel<kDepth, kPanelPieces, kThreads>(stage.h[panel], g_.h, [&](int, int c) {
         const int j = panel * kPanelWidth + c;
         return exists && j < kCells && cell_ + j < g_.G ? h + j : nullptr;
       });
     }
     SFFN_UNROLL for (int panel = 0; panel < C::kColumns / kPanelWidth; ++panel) {
-      ask_panel<kDepth, kPanelPieces, kThreads>(stage.x[panel], g_.x, [&](int, int, int c) {
+      ask_panel<kDepth, kPanelPieces, kThreads>(stage.x[panel], g_.x, [&](int, int c) {
         const int d = panel * kPanelWidth + c;
         return exists && d_ + d < g_.D ? x + d : nullptr;
       });
@@ -179,49 +179,56 @@ class Factors {
  private:
   static __device__ __forceinline__ int row_of_thread() { return static_cast<int>(threadIdx.x) / kPanelPieces; }
   __device__ __forceinline__ void advance() {
-    if (!walk_.next(g_.rows, g_.chunks, kDepth, first_, count_)) count_ = 0;
-    choice_ = row_of_thread() < count_ ? g_.rows.order[first_ + row_of_thread()] : 0;
+    count_ = walk_.next(g_.rows, g_.pairs, kDepth);
+    choice_ = row_of_thread() < count_ ? g_.rows.order[walk_.row() - count_ + row_of_thread()] : 0;
   }
 
   static_assert(kThreads / kPanelPieces == kDepth);
   const Gradient<bfloat16>& g_;
   int cell_, d_;
   RowWalk walk_;
-  int32_t first_ = 0, count_ = 0, choice_ = 0;
+  int32_t count_ = 0, choice_ = 0;
 };
 
-// Two neighbours of h times their weights, as the sum of kSplits pairs of bf16: 8 bits each of the product's 24.
-__device__ __forceinline__ void split(uint32_t (&parts)[kSplits], uint32_t pair, float low_weight, float high_weight) {
-  float low = low_weight * low_of(pair), high = high_weight * high_of(pair);
-  SFFN_UNROLL for (int i = 0; i < kSplits; ++i) {
-    parts[i] = rounded_pair(low, high);
-    low -= low_of(parts[i]), high -= high_of(parts[i]);
+// What is left of two neighbours of weight·h.
+struct Rest {
+  float low, high;
+};
+// The next of kSplits pairs of bf16 whose sum it is: 8 bits each of its 24.
+__device__ __forceinline__ uint32_t take_pair(Rest& rest) {
+  const uint32_t pair = rounded_pair(rest.low, rest.high);
+  rest.low -= low_of(pair), rest.high -= high_of(pair);
+  return pair;
+}
+
+// The products of 16 rows from k on.
+template <int kCells, bool kWeighted, int kM>
+__device__ __forceinline__ void add_rows(FragmentC (&sum)[kM][4], const Stage<kCells>& stage, int row, int column,
+                                         int k) {
+  const bfloat16 *h = stage.h[row / kPanelWidth], *x = stage.x[column / kPanelWidth];
+  FragmentB b[2][2];
+  SFFN_UNROLL for (int j = 0; j < 2; ++j) load_b_across(b[j], x, column % kPanelWidth + 16 * j, k);
+  SFFN_UNROLL for (int i = 0; i < kM; ++i) {
+    FragmentA a;
+    load_a_across(a, h, row % kPanelWidth + 16 * i, k);
+    Rest rest[4];
+    SFFN_UNROLL for (int e = 0; e < 4 && kWeighted; ++e) {
+      const float* weight = &stage.weight[k + lane_of_warp() % 4 * 2 + e / 2 * 8];
+      rest[e] = {weight[0] * low_of(a.pair[e]), weight[1] * high_of(a.pair[e])};
+    }
+    SFFN_UNROLL for (int s = 0; s < (kWeighted ? kSplits : 1); ++s) {
+      SFFN_UNROLL for (int e = 0; e < 4 && kWeighted; ++e) a.pair[e] = take_pair(rest[e]);
+      SFFN_UNROLL for (int j = 0; j < 4; ++j) multiply_add(sum[i][j], a, b[j / 2][j % 2]);
+    }
   }
 }
 
 template <int kCells, bool kWeighted, int kM>
 __device__ __forceinline__ void add_stage(FragmentC (&sum)[kM][4], const Stage<kCells>& stage, int row, int column) {
-  constexpr int kParts = kWeighted ? kSplits : 1;
-  const int t = lane_of_warp() % 4;
-  const bfloat16 *h = stage.h[row / kPanelWidth], *x = stage.x[column / kPanelWidth];
-  SFFN_UNROLL for (int k = 0; k < kDepth; k += 16) {
-    FragmentB b[2][2];
-    SFFN_UNROLL for (int j = 0; j < 2; ++j) load_b_across(b[j], x, column % kPanelWidth + 16 * j, k);
-    SFFN_UNROLL for (int i = 0; i < kM; ++i) {
-      FragmentA a[kParts];
-      load_a_across(a[0], h, row % kPanelWidth + 16 * i, k);
-      if constexpr (kWeighted) {
-        SFFN_UNROLL for (int e = 0; e < 4; ++e) {
-          const float* weight = &stage.weight[k + 2 * t + e / 2 * 8];
-          uint32_t parts[kSplits];
-          split(parts, a[0].pair[e], weight[0], weight[1]);
-          SFFN_UNROLL for (int s = 0; s < kSplits; ++s) a[s].pair[e] = parts[s];
-        }
-      }
-      SFFN_UNROLL for (int j = 0; j < 4; ++j) {
-        SFFN_UNROLL for (int s = 0; s < kParts; ++s) multiply_add(sum[i][j], a[s], b[j / 2][j % 2]);
-      }
-    }
+  if constexpr (kWeighted) {
+    SFFN_NO_UNROLL for (int k = 0; k < kDepth; k += 16) add_rows<kCells, true>(sum, stage, row, column, k);
+  } else {
+    SFFN_UNROLL for (int k = 0; k < kDepth; k += 16) add_rows<kCells, false>(sum, stage, row, column, k);
   }
 }
 
@@ -309,10 +316,10 @@ void on_tensor_cores(Stream& stream, const Gradient<bfloat16>& g, const Work& wo
   const int64_t slots = g.rows.choices() / pieces.rows, pairs = int64_t{g.G} * g.D / 2;
   auto* memory = workspace<float>(stream, slots * g.G * g.D + g.rows.blocks + 1);
   pieces.partial = memory;
-  if (g.chunks > 1) {
+  if (g.pairs > g.rows.blocks) {
     auto* starts = reinterpret_cast<int32_t*>(memory + slots * g.G * g.D);
     launch(stream, block_starts_kernel, {1, kThreads}, Work{bytes_for<int32_t>(pairs_of(g.rows))}, starts, g.rows,
-           g.chunks);
+           g.rows.chunks());
     pieces.starts = starts;
   }
   g.G <= 16                ? weight_gradient_on_tensor_cores<16>(stream, g, pieces, work)
@@ -354,7 +361,7 @@ void block_weight_gradient(Stream& stream, Tensor dw, const Tensor& h, const Ten
                                         .weights = weights.data_or_null<float>(),
                                         .x = x.data<T>(),
                                         .rows = rows,
-                                        .chunks = rows.chunks(),
+                                        .pairs = pairs_of(rows),
                                         .G = static_cast<int>(h.cols()),
                                         .D = static_cast<int>(x.cols()),
                                         .parts = 0,

@@ -50,8 +50,8 @@ __device__ __forceinline__ void load_b_across(FragmentB (&b)[2], const bfloat16*
   b[0] = {{pairs[0], pairs[1]}}, b[1] = {{pairs[2], pairs[3]}};
 }
 
-// The thread's share of the copies to the first kPieces pieces of kRows rows of a panel. from(i, row, column) is where
-// its i-th piece begins in global memory, or null: zeros.
+// The thread's share of the copies to the first kPieces pieces of kRows rows of a panel. from(row, column) is where a
+// piece begins in global memory, or null: zeros.
 template <int kRows, int kPieces, int kThreads, class From>
 __device__ __forceinline__ void ask_panel(bfloat16* panel, const bfloat16* any, From&& from) {
   constexpr int kStep = kThreads / kPieces, kShare = (kRows + kStep - 1) / kStep;
@@ -59,7 +59,7 @@ __device__ __forceinline__ void ask_panel(bfloat16* panel, const bfloat16* any, 
   SFFN_UNROLL for (int i = 0; i < kShare; ++i) {
     const int row = me / kPieces + i * kStep;
     if (kRows % kStep != 0 && row >= kRows) break;
-    const bfloat16* source = from(i, row, piece * kPiece);
+    const bfloat16* source = from(row, piece * kPiece);
     copy_async<16>(piece_at(panel, row, piece), source != nullptr ? source : any, source != nullptr);
   }
 }
