@@ -40,8 +40,9 @@ else()
   enable_language(CUDA)
   find_package(CUDAToolkit 12.4 REQUIRED)
   add_library(sffn_cuda OBJECT ${cuda_sources})
+  # -std by hand: CMake before 3.26 does not know nvcc's flag for C++20.
   target_compile_options(sffn_cuda PRIVATE
-    $<$<COMPILE_LANGUAGE:CUDA>:--expt-relaxed-constexpr --extended-lambda -Xcompiler=-Wall,-Wextra -Xptxas=-v>)
+    $<$<COMPILE_LANGUAGE:CUDA>:-std=c++20 --expt-relaxed-constexpr --extended-lambda -Xcompiler=-Wall,-Wextra -Xptxas=-v>)
   target_link_libraries(sffn_cuda PUBLIC CUDA::cudart CUDA::cublasLt)
   set_property(GLOBAL APPEND PROPERTY SFFN_EXTERNALS CUDA::cudart CUDA::cublasLt)
 

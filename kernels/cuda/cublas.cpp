@@ -4,6 +4,7 @@
 // …_POINTER).
 #include "kernels/cuda/cublas.h"
 
+#include "kernels/cuda/profile.h"
 #include "kernels/cuda/runtime.h"
 #include "kernels/cuda/stream.h"
 #include "kernels/ops.h"
