@@ -135,6 +135,11 @@ def compare(run_):
     return {"good": bool(rows) and all(row["agree"] for row in rows), "rows": rows}
 
 
+def one_micro_batch(sequences, context):
+    """A step of so many sequences at once."""
+    return "--set", f"train.micro_batch={sequences}", "--set", f"train.tokens_per_step={sequences * context}"
+
+
 def ops(group, config, *arguments):
     def slot(run_):
         path, further = os.path.join(ROOT, "configs", config), arguments
@@ -173,7 +178,7 @@ def step(config, micro_batch, predicted, torch_arguments, sparse=None):
 
     def slot(run_):
         command = [run_.sffn, "bench", "step", os.path.join(ROOT, "configs", config), "--backend", "cuda", "--json",
-                   "--profile", "--warm-up", 10, "--steps", 30, "--set", f"train.micro_batch={micro_batch}", "--set",
+                   "--profile", "--warm-up", 10, "--steps", 30, *one_micro_batch(micro_batch, 1024), "--set",
                    "train.precision=bf16"]
         if sparse:
             command += ["--set", "model.sparse_ffn=" + json.dumps([sparse])]
@@ -213,7 +218,7 @@ SLOTS = [
     ("sanitizer", "op tests under compute-sanitizer", 75, sanitizer),
     ("compare", "CPU and GPU in lockstep, every method", 45, compare),
     ("A", "ceilings of the device, and the products of GPT-2 124M", 50,
-     ops("A", "gpt2-124m.json", "--set", "train.micro_batch=64")),
+     ops("A", "gpt2-124m.json", *one_micro_batch(64, 1024))),
     ("E-124m", "a step of GPT-2 124M, 64 sequences of 1024", 60, step("gpt2-124m.json", 64, [626e3, 736e3], TORCH_124M)),
     ("D-64", "the reference layer, blocks of 64", 30, layer(64)),
     ("D-256", "the reference layer, blocks of 256", 20, layer(256)),

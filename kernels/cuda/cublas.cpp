@@ -1,7 +1,8 @@
 // cuBLASLt reads columns first, so a row-major matrix is its transpose there, and cᵀ = op(b)ᵀ·op(a)ᵀ is what it is
-// asked for. fp32 is computed in fp32, never TF32; bf16 products accumulate in fp32. Types and alignments of the
-// vectors and of aux are those that cublasLt.h demands (CUBLASLT_MATMUL_DESC_BIAS_DATA_TYPE, _EPILOGUE_AUX_LD,
-// …_POINTER).
+// asked for. fp32 is computed in fp32, never TF32; bf16 products accumulate in fp32. The bias of a bf16 result is
+// rounded to bf16, and for operands that are not aligned to 16 bytes cuBLASLt rounds the product before it adds it.
+// Types and alignments of the vectors and of aux are those that cublasLt.h demands
+// (CUBLASLT_MATMUL_DESC_BIAS_DATA_TYPE, _EPILOGUE_AUX_LD, …_POINTER).
 #include "kernels/cuda/cublas.h"
 
 #include "kernels/cuda/profile.h"
@@ -290,11 +291,13 @@ bool run_product(Stream& stream, const Product& p) {
     set(plan.description, CUBLASLT_MATMUL_DESC_EPILOGUE_AUX_POINTER, aux);
   }
   const float alpha = 1, beta = p.accumulate == Accumulate::kYes ? 1 : 0;
-  const Timed timed(stream, shape_of(p));
-  check_blas(cublasLtMatmul(plans.library.get(), plan.description.get(), &alpha, b, plan.left.get(), a,
-                            plan.right.get(), &beta, p.c.raw(), plan.result.get(), p.c.raw(), plan.result.get(),
-                            &plan.algorithm, scratch.blas, plan.workspace, native(stream).stream),
-             "cublasLtMatmul");
+  {
+    const Timed timed(stream, shape_of(p));
+    check_blas(cublasLtMatmul(plans.library.get(), plan.description.get(), &alpha, b, plan.left.get(), a,
+                              plan.right.get(), &beta, p.c.raw(), plan.result.get(), p.c.raw(), plan.result.get(),
+                              &plan.algorithm, scratch.blas, plan.workspace, native(stream).stream),
+               "cublasLtMatmul");
+  }
   // The epilogue overwrites: beta is for c alone.
   if (p.dbias.defined()) cuda::add(stream, p.dbias, scratch.vector);
   return true;

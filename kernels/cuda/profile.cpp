@@ -44,13 +44,18 @@ void Profile::begin_kernel(const void* kernel, const Work& work) { begin(Span{ke
 void Profile::begin_call(std::string name, const Work& work) { begin(Span{nullptr, std::move(name), work}); }
 
 void Profile::begin(Span span) {
+  SFFN_CHECK(!open_, "a launch is timed within another");
+  open_ = true;
   check(cudaEventCreate(&span.first), "cudaEventCreate");
   spans_.push_back(std::move(span));
   check(cudaEventCreate(&spans_.back().last), "cudaEventCreate");
   check(cudaEventRecord(spans_.back().first, stream_), "cudaEventRecord");
 }
 
-void Profile::end() noexcept { failed_ |= cudaEventRecord(spans_.back().last, stream_) != cudaSuccess; }
+void Profile::end() noexcept {
+  open_ = false;
+  failed_ |= cudaEventRecord(spans_.back().last, stream_) != cudaSuccess;
+}
 
 std::vector<KernelTime> Profile::rows() {
   check(cudaStreamSynchronize(stream_), "cudaStreamSynchronize");

@@ -16,6 +16,7 @@ class Profile {
   ~Profile();
   Profile(const Profile&) = delete;
 
+  // One launch or call at a time: none within another.
   void begin_kernel(const void* kernel, const Work& work);  // a __global__ function
   void begin_call(std::string name, const Work& work);
   void end() noexcept;
@@ -34,6 +35,7 @@ class Profile {
 
   CUstream_st* stream_;
   std::vector<Span> spans_;
+  bool open_ = false;    // between a begin and its end
   bool failed_ = false;  // an end was not recorded
 };
 

@@ -74,12 +74,21 @@ constexpr float random_uniform(RandomKey key, uint64_t index) { return uniform_f
 // Element `index` of a standard normal stream (Box-Muller on two 32-bit draws of one Philox block, in double).
 double random_normal(RandomKey key, uint64_t index);
 
+// The bits that x takes: 0 for 0. nvcc takes std::bit_width for 0 in code of a GPU, where GCC's builtin is unknown.
+constexpr int bits_of(uint64_t x) {
+#ifdef __CUDA_ARCH__
+  return 64 - __clzll(static_cast<long long>(x));
+#else
+  return std::bit_width(x);
+#endif
+}
+
 // A keyed permutation of [0, n): position -> element, without a table (Feistel network and cycle walking).
 class Permutation {
  public:
   // n >= 1
   constexpr Permutation(RandomKey key, uint64_t n)
-      : key_(key), n_(n), half_bits_(((n <= 1 ? 2 : std::bit_width(n - 1)) + 1) / 2) {
+      : key_(key), n_(n), half_bits_(((n <= 1 ? 2 : bits_of(n - 1)) + 1) / 2) {
 #ifndef __CUDA_ARCH__  // a GPU throws nothing
     SFFN_CHECK(n >= 1, "a permutation of nothing");
 #endif

@@ -10,7 +10,8 @@
 
 namespace sffn {
 
-// ‖a - b‖ / ‖a‖ over the elements of one tensor; the absolute norm where ‖a‖ is 0, 1 for choices that differ at all.
+// ‖a - b‖ / ‖a‖ over the elements of one tensor; the absolute norm where ‖a‖ is 0. Of blocks, the fraction of a's
+// choices that b did not make for the same token.
 struct ComparedTensor {
   std::string name;  // hidden.I, layers.I.ffn.blocks, logits, loss, grad.NAME, NAME (after the update)
   double error = 0, tolerance = 0;
@@ -25,7 +26,9 @@ struct ComparedStep {
 // Runs `steps` training steps of random tokens on both devices, from the initial weights of config.train.seed. Before
 // each update the second takes the first one's gradients (AdamW makes a whole step of one that is 0 but for rounding,
 // as that of a key's bias), and after it the weights, so that an error does not grow. Tolerances: 1e-4 in fp32, 5e-2 in
-// bf16. `report` is called after each step; false ends the comparison.
+// bf16. Two devices round differently, and choose differently where two scores are all but equal: a fraction f of other
+// choices moves a sum over tokens by about √(2f) of its norm, and what a step makes after them is allowed that as well.
+// `report` is called after each step; false ends the comparison.
 void compare_devices(const Config& config, DeviceRuntime& first, DeviceRuntime& second, int64_t steps,
                      const std::function<bool(const ComparedStep&)>& report);
 

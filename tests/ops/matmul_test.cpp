@@ -8,6 +8,7 @@
 #include "kernels/ref/matmul.h"
 #include "support/any_threads.h"
 #include "support/catch.h"
+#include "support/host_tensor.h"
 #include "support/tolerances.h"
 
 #ifdef _OPENMP
@@ -210,8 +211,36 @@ bool exact_within_wider_matrices(cpu::Gemm g, int64_t pad) {
 
 }  // namespace
 
+// Kills: swapped transposes or leading dimensions, a bias or old c left out or added twice, a bias of one type read as
+// another, K = 0 leaving c unwritten, of whatever library the device takes its products from.
+TEST_CASE("the op of a matrix product equals the plain loops in double within the bound of its sums", "[ops][matmul]") {
+  Stream stream(cpu_runtime());
+  for (const Case& t : small_cases()) {
+    const Operands o(t, normal_values);
+    const Judge judge(t, o);
+    const bool ta = t.ta == Transpose::kYes, tb = t.tb == Transpose::kYes;
+    const test::HostTensor a(t.input, ta ? Shape{t.K, t.M} : Shape{t.M, t.K}, o.a.exact);
+    const test::HostTensor b(t.input, tb ? Shape{t.N, t.K} : Shape{t.K, t.N}, o.b.exact);
+    const test::HostTensor bias = t.bias ? test::HostTensor(DType::kF32, {t.N}, o.bias.exact) : test::HostTensor();
+    const test::HostTensor c(t.output, {t.M, t.N}, o.c.exact);
+    ops::matmul(stream, c, a, t.ta, b, t.tb, bias, t.accumulate);
+    INFO(t.str());
+    int64_t wrong = 0;
+    const std::vector<double> made = c.values();
+    for (size_t i = 0; i < judge.exact.size(); ++i) {
+      // A library may round bias and product to bf16 before it adds them.
+      const double added = t.bias ? o.bias.exact[i % static_cast<size_t>(t.N)] : 0;
+      const double parts = t.bias ? std::abs(added) + std::abs(judge.exact[i] - added) : 0;
+      const double bound = tolerances::sum_of_products(t.K + 2, judge.magnitude[i], judge.exact[i], t.output) +
+                           (t.output == DType::kBF16 ? tolerances::unit_roundoff(t.output) * parts : 0);
+      wrong += !(std::abs(made[i] - judge.exact[i]) <= bound);
+    }
+    CHECK(wrong == 0);
+  }
+}
+
 // Kills: swapped transposes or leading dimensions, a bias or old c left out, K = 0 leaving c unwritten.
-TEST_CASE("A matrix product equals the plain loops in double within the bound of its sums", "[ops][matmul]") {
+TEST_CASE("A matrix product equals the plain loops in double within the bound of its sums", "[matmul][cpu]") {
   for (const Case& t : small_cases()) {
     for (Bf16Matmul path : {Bf16Matmul::kNative, Bf16Matmul::kThroughF32}) {
       if (path == Bf16Matmul::kNative && t.input == DType::kBF16 && !cpu::cpu_has_bf16_matmul()) continue;
@@ -225,7 +254,7 @@ TEST_CASE("A matrix product equals the plain loops in double within the bound of
 }
 
 // Kills: a tile at the wrong place or size, a slice of K left out or taken twice.
-TEST_CASE("A product of small integers is exact in many tiles and many slices of K", "[ops][matmul]") {
+TEST_CASE("A product of small integers is exact in many tiles and many slices of K", "[matmul][cpu]") {
   const int64_t sizes[][3] = {{700, 300, 70}, {130, 2100, 65}, {1, 1100, 40}, {600, 129, 1100}, {257, 65, 64}};
   for (const auto& s : sizes) {
     for (int flags = 0; flags < 4; ++flags) {
@@ -246,7 +275,7 @@ TEST_CASE("A product of small integers is exact in many tiles and many slices of
 }
 
 // Kills: a GEMM that cuts K by thread, oneDNN left to use all threads in a team of one or for a single tile.
-TEST_CASE("A matrix product has the same bits on 1, 2 and 4 threads", "[ops][matmul][threads]") {
+TEST_CASE("A matrix product has the same bits on 1, 2 and 4 threads", "[matmul][threads][cpu]") {
   const int64_t sizes[][3] = {{48, 48, 65536}, {128, 128, 4096}, {512, 256, 1024}, {32, 128, 16384}, {1, 1024, 4096}};
   for (const auto& s : sizes) {
     for (DType input : {DType::kF32, DType::kBF16}) {
@@ -267,7 +296,7 @@ TEST_CASE("A matrix product has the same bits on 1, 2 and 4 threads", "[ops][mat
 }
 
 // Kills: oneDNN left to use the threads of the program outside a parallel region, where it cuts K by thread.
-TEST_CASE("One GEMM has the same bits whatever the number of threads around it", "[ops][matmul][threads]") {
+TEST_CASE("One GEMM has the same bits whatever the number of threads around it", "[matmul][threads][cpu]") {
   const Case t{48, 48, 65536, Transpose::kYes};
   const Operands operands(t, normal_values);
   const cpu::Gemm g{.m = t.M, .n = t.N, .k = t.K, .lda = t.M, .ldb = t.N, .ldc = t.N, .ta = t.ta};
@@ -283,7 +312,7 @@ TEST_CASE("One GEMM has the same bits whatever the number of threads around it",
 }
 
 // Kills: a column of a wider matrix taken for contiguous (oneDNN 3.7.2 reads and overwrites its neighbours).
-TEST_CASE("Matrices cut from wider ones leave their neighbours alone", "[ops][matmul]") {
+TEST_CASE("Matrices cut from wider ones leave their neighbours alone", "[matmul][cpu]") {
   for (int flags = 0; flags < 8; ++flags) {
     for (int64_t m : {1, 2, 17}) {
       for (int64_t n : {1, 2, 17}) {
@@ -299,7 +328,7 @@ TEST_CASE("Matrices cut from wider ones leave their neighbours alone", "[ops][ma
 }
 
 // Kills: a call that leaves oneDNN's choice of one thread behind for the rest of the program.
-TEST_CASE("A matrix product leaves the number of threads as it was", "[ops][matmul][threads]") {
+TEST_CASE("A matrix product leaves the number of threads as it was", "[matmul][threads][cpu]") {
   const Case t{64, 64, 64};
   Operands operands(t, normal_values);
   const int before = number_of_threads();
@@ -308,7 +337,7 @@ TEST_CASE("A matrix product leaves the number of threads as it was", "[ops][matm
 }
 
 // Kills: a tile that is empty or larger than the output, one tile for all of a large product.
-TEST_CASE("Tiles are within the output and large products have at least four", "[ops][matmul]") {
+TEST_CASE("Tiles are within the output and large products have at least four", "[matmul][cpu]") {
   for (int64_t M : {1, 31, 127, 128, 513, 2048, 50304}) {
     for (int64_t N : {1, 31, 127, 128, 513, 1024, 2048, 50304}) {
       for (int flags = 0; flags < 4; ++flags) {

@@ -35,14 +35,14 @@ double worst_over(float low, float high, int samples, F&& error) {
 }  // namespace
 
 // Kills: a wrong polynomial coefficient, and a range reduction by one float constant instead of two.
-TEST_CASE("exp is within 1.2 ulp of the exact value over its whole range", "[vector_math]") {
+TEST_CASE("exp is within 1.2 ulp of the exact value over its whole range", "[vector_math][cpu]") {
   const auto error = [](float x) { return ulps(exp_f32(x), std::exp(static_cast<double>(x))); };
   CHECK(worst_over(-87.3f, 88.7f, 4'000'000, error) <= 1.2);
   CHECK(worst_over(-1e-3f, 1e-3f, 100'000, error) <= 1.2);
 }
 
 // Kills: clamping where the result should be 0, infinite or NaN.
-TEST_CASE("exp is 0 far below, infinite far above, and keeps NaN", "[vector_math]") {
+TEST_CASE("exp is 0 far below, infinite far above, and keeps NaN", "[vector_math][cpu]") {
   CHECK(exp_f32(0.0f) == 1.0f);
   CHECK(exp_f32(-kInfinity) == 0.0f);
   CHECK(exp_f32(-88.0f) == 0.0f);
@@ -53,7 +53,7 @@ TEST_CASE("exp is 0 far below, infinite far above, and keeps NaN", "[vector_math
 }
 
 // Kills: a tail computed as 1 - Φ, which keeps no digit below -5.
-TEST_CASE("the normal distribution keeps its relative accuracy in the lower tail", "[vector_math]") {
+TEST_CASE("the normal distribution keeps its relative accuracy in the lower tail", "[vector_math][cpu]") {
   const auto cdf_error = [](float x) {
     float cdf, density;
     normal_f32(x, cdf, density);
@@ -69,7 +69,7 @@ TEST_CASE("the normal distribution keeps its relative accuracy in the lower tail
 }
 
 // Kills: a quadrant taken wrongly for negative or large angles, reduction in float.
-TEST_CASE("sine and cosine hold their absolute accuracy at the angles of long sequences", "[vector_math]") {
+TEST_CASE("sine and cosine hold their absolute accuracy at the angles of long sequences", "[vector_math][cpu]") {
   const auto error = [](double angle) {
     float sine, cosine;
     sin_cos_f32(angle, sine, cosine);
@@ -83,7 +83,7 @@ TEST_CASE("sine and cosine hold their absolute accuracy at the angles of long se
 }
 
 // Kills: a result that depends on the place in a vector (vector body against scalar remainder of a loop).
-TEST_CASE("a value does not depend on the length of the loop around it", "[vector_math]") {
+TEST_CASE("a value does not depend on the length of the loop around it", "[vector_math][cpu]") {
   std::vector<float> x(127), full(127), one(127);
   for (size_t i = 0; i < x.size(); ++i) x[i] = -20.0f + 0.31f * static_cast<float>(i);
 #pragma omp simd
