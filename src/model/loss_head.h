@@ -15,8 +15,8 @@ namespace sffn {
 class LossHead {
  public:
   // Logits of one chunk take at most this many bytes (one token's at least). A constant, so that rounding depends on
-  // the micro-batch alone.
-  static constexpr int64_t kLogitsBytes = int64_t{128} << 20;
+  // the micro-batch alone. Each chunk adds to the whole gradient of the output matrix, which large chunks do seldom.
+  static constexpr int64_t kLogitsBytes = int64_t{512} << 20;
 
   // `embedding` is the output matrix of a model with tied embeddings; else lm_head.weight [V, D] is registered, and
   // lm_head.bias [V] where the model has an output bias.

@@ -32,16 +32,16 @@ std::vector<FlatRange> partition_flat(const ParamStore& params, int ranks) {
 }
 
 AdamW::AdamW(const OptimizerConfig& config, ParamStore& params, FlatRange range, DeviceRuntime& runtime)
-    : config_(config), range_(range) {
+    : config_(config), params_(&params), range_(range) {
   const DType state = accumulate_type(params.dtype());
   const int64_t matrices_end = std::clamp(params.matrix_size(), range.offset, end_of(range));
   const bool has_master = params.dtype() == DType::kBF16;
   const int64_t master_size = has_master ? matrices_end - range.offset : 0;
   moments_ = Buffer(runtime, {2 * range.count}, state);
   master_ = Buffer(runtime, {master_size}, state);
-  const Tensor m = moments_.tensor({2, range.count}, state).slice(0, 1).view({range.count});
-  const Tensor v = moments_.tensor({2, range.count}, state).slice(1, 1).view({range.count});
-  const Tensor master = master_.tensor({master_size}, state);
+  m_ = moments_.tensor({2, range.count}, state).slice(0, 1).view({range.count});
+  v_ = moments_.tensor({2, range.count}, state).slice(1, 1).view({range.count});
+  if (has_master) matrices_master_ = master_.tensor({master_size}, state);
 
   for (const Param& param : params.all()) {
     const int64_t first = std::max(param.offset, range.offset);
@@ -51,11 +51,11 @@ AdamW::AdamW(const OptimizerConfig& config, ParamStore& params, FlatRange range,
     piece.param = &param;
     piece.begin = first - param.offset;
     piece.end = last - param.offset;
-    piece.m = m.slice(first - range.offset, last - first);
-    piece.v = v.slice(first - range.offset, last - first);
+    piece.m = m_.slice(first - range.offset, last - first);
+    piece.v = v_.slice(first - range.offset, last - first);
     const Tensor value = param.value.view({param.count}).slice(piece.begin, last - first);
     if (has_master && param.spec.storage == Storage::kMatrix) {
-      piece.master = master.slice(first - range.offset, last - first);
+      piece.master = matrices_master_.slice(first - range.offset, last - first);
       piece.rounded = value;
     } else {
       piece.master = value;
@@ -64,6 +64,15 @@ AdamW::AdamW(const OptimizerConfig& config, ParamStore& params, FlatRange range,
   }
   std::sort(pieces_.begin(), pieces_.end(),
             [](const Piece& a, const Piece& b) { return a.param->offset < b.param->offset; });
+  for (const Piece& piece : pieces_) {
+    const bool is_matrix = piece.param->spec.storage == Storage::kMatrix, decays = piece.param->spec.decay();
+    const FlatRange flat{piece.param->offset + piece.begin, piece.end - piece.begin};
+    if (runs_.empty() || runs_.back().is_matrix != is_matrix || runs_.back().decays != decays) {
+      runs_.push_back({is_matrix, decays, flat});
+    } else {
+      runs_.back().flat.count = end_of(flat) - runs_.back().flat.offset;
+    }
+  }
 }
 
 void AdamW::adopt_values(Stream& stream) {
@@ -73,14 +82,20 @@ void AdamW::adopt_values(Stream& stream) {
 }
 
 void AdamW::update(Stream& stream, const Tensor& grad, const Tensor& numbers) {
-  for (const Piece& piece : pieces_) {
-    const AdamWOptions options{.beta1 = config_.beta1,
-                               .beta2 = config_.beta2,
-                               .eps = config_.eps,
-                               .weight_decay = piece.param->spec.decay() ? config_.weight_decay : 0};
-    const Tensor g = grad.slice(piece.param->offset + piece.begin - range_.offset, piece.end - piece.begin);
-    ops::adamw(stream, piece.master, piece.rounded, piece.m, piece.v, g, numbers, options);
-  }
+  for (const Run& run : runs_) update_run(stream, run, grad, numbers);
+}
+
+void AdamW::update_run(Stream& stream, const Run& run, const Tensor& grad, const Tensor& numbers) {
+  const AdamWOptions options{.beta1 = config_.beta1,
+                             .beta2 = config_.beta2,
+                             .eps = config_.eps,
+                             .weight_decay = run.decays ? config_.weight_decay : 0};
+  const int64_t first = run.flat.offset - range_.offset, count = run.flat.count;
+  const Tensor value = run.is_matrix ? params_->flat_matrices().slice(run.flat.offset, count)
+                                     : params_->flat_vectors().slice(run.flat.offset - params_->matrix_size(), count);
+  const bool is_rounded = run.is_matrix && matrices_master_.defined();
+  ops::adamw(stream, is_rounded ? matrices_master_.slice(first, count) : value, is_rounded ? value : Tensor(),
+             m_.slice(first, count), v_.slice(first, count), grad.slice(first, count), numbers, options);
 }
 
 int64_t chunk_count(const ParamStore& params, FlatRange range) {

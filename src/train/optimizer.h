@@ -38,10 +38,20 @@ class AdamW {
   size_t bytes() const { return moments_.bytes() + master_.bytes(); }
 
  private:
+  // Neighbours in flat order of one storage and one weight decay, updated as one: the gaps between are zeros and stay so.
+  struct Run {
+    bool is_matrix = false, decays = false;
+    FlatRange flat;
+  };
+  void update_run(Stream& stream, const Run& run, const Tensor& grad, const Tensor& numbers);
+
   const OptimizerConfig config_;
+  const ParamStore* params_;
   FlatRange range_;
   Buffer moments_, master_;
+  Tensor m_, v_, matrices_master_;  // of the range; the master of values that are rounded
   std::vector<Piece> pieces_;
+  std::vector<Run> runs_;
 };
 
 // How many chunks begin within the range.
