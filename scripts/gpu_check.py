@@ -2,6 +2,7 @@
 """The slots of scripts/gpu_check.sh, which looks for a GPU and builds first. Each slot has its own limit and is written
 to OUT/result.json and OUT/README.md as soon as it ends, so that whatever stops the run leaves those before it."""
 import argparse
+import concurrent.futures
 import datetime
 import glob
 import json
@@ -18,6 +19,8 @@ ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 sys.path[:0] = [os.path.join(ROOT, "scripts"), os.path.join(ROOT, "tools", "bench")]
 import gpu_check_report  # noqa: E402
 import peers as join_peers  # noqa: E402
+
+WORKERS = max(2, min(12, os.cpu_count() or 1))  # processes of tests at a time; benchmarks run alone
 
 
 class Late(Exception):
@@ -75,7 +78,7 @@ class Run:
 
 def tests(run_):
     if shutil.which("ctest") and os.path.exists(os.path.join(run_.build, "CTestTestfile.cmake")):
-        code, printed = run_.command("ctest", "--test-dir", run_.build, "-L", "gpu", "-j", 8, "--timeout", 120,
+        code, printed = run_.command("ctest", "--test-dir", run_.build, "-L", "gpu", "-j", WORKERS, "--timeout", 120,
                                      "--output-on-failure")
     else:
         code, printed = 0, ""
@@ -93,45 +96,59 @@ MEMCHECK = ["[blocks]", "[attention]", "[routing]", "[top_b]", "[add_norm]", "[c
 RACECHECK = ["[top_b]", "[softmax]", "[blocks]"]
 
 
+def in_parallel(jobs, work):
+    """[work(job)] in the order of the jobs, several at a time; None for those that the time was too short for."""
+    def judged(job):
+        try:
+            return work(job)
+        except Late:
+            return None
+
+    with concurrent.futures.ThreadPoolExecutor(WORKERS // 2) as pool:
+        return list(pool.map(judged, jobs))
+
+
 def sanitizer(run_):
     tool = shutil.which("compute-sanitizer") or "/usr/local/cuda/bin/compute-sanitizer"
     if not os.access(tool, os.X_OK):
         return {"good": None, "summary": ["compute-sanitizer is not on this machine"]}
-    program, checked, bad = os.path.join(run_.build, "tests", "test_ops"), [], []
-    for kind, tags in (("memcheck", MEMCHECK), ("racecheck", RACECHECK)):
-        for tag in tags:
-            try:
-                code, printed = run_.command(tool, "--tool", kind, "--error-exitcode", 9, program, tag + "~[cpu]",
-                                             limit=run_.left() * (0.75 if kind == "memcheck" else 1))
-            except Late:
-                break
-            run_.log.write(printed)
-            checked.append(f"{kind} {tag}")
-            if code != 0:
-                bad.append(f"{kind} {tag}")
-    return {"good": bool(checked) and not bad, "summary": [f"clean: {len(checked) - len(bad)} of {len(checked)}"] + bad,
-            "checked": checked}
+    program = os.path.join(run_.build, "tests", "test_ops")
+
+    def judge(job):
+        kind, tag = job
+        code, printed = run_.command(tool, "--tool", kind, "--error-exitcode", 9, program, tag + "~[cpu]")
+        run_.log.write(printed)
+        return code
+
+    jobs = [("memcheck", tag) for tag in MEMCHECK] + [("racecheck", tag) for tag in RACECHECK]
+    codes = dict(zip(jobs, in_parallel(jobs, judge)))
+    checked = [" ".join(job) for job, code in codes.items() if code is not None]
+    bad = [" ".join(job) for job, code in codes.items() if code]
+    late = [" ".join(job) for job, code in codes.items() if code is None]
+    return {"good": bool(checked) and not bad, "checked": checked, "late": late,
+            "summary": [f"clean: {len(checked) - len(bad)} of {len(checked)}"] + bad +
+                       ([f"not done in time: {', '.join(late)}"] if late else [])}
 
 
 def compare(run_):
-    rows = []
-    for config in sorted(glob.glob(os.path.join(ROOT, "configs", "tiny", "*.json"))):
-        for precision in ("fp32",) if run_.small else ("fp32", "bf16"):
-            row = {"name": os.path.basename(config)[:-5], "precision": precision}
-            try:
-                _, printed = run_.command(run_.sffn, "compare", config, "--backends", "cpu,cuda", "--steps",
-                                          1 if run_.small else 2, "--set", f"train.precision={precision}", "--json")
-                report = json.loads(printed)
-                worst = max(report["tensors"], key=lambda t: t["error"] / t["tolerance"] if t["tolerance"] else t["error"])
-                row.update(agree=report["agree"], worst=worst, first=report.get("first"))
-            except (ValueError, Late) as error:  # it printed no JSON
-                row.update(agree=False, error=str(error) or type(error).__name__)
-                if isinstance(error, Late):
-                    rows.append(row)
-                    return {"good": False, "rows": rows}
-            rows.append(row)
-            if run_.small and len(rows) == 2:
-                return {"good": all(r["agree"] for r in rows), "rows": rows}
+    def lockstep(job):
+        config, precision = job
+        row = {"name": os.path.basename(config)[:-5], "precision": precision}
+        _, printed = run_.command(run_.sffn, "compare", config, "--backends", "cpu,cuda", "--steps", 1 if run_.small else 2,
+                                  "--set", f"train.precision={precision}", "--json")
+        try:
+            report = json.loads(printed)
+            worst = max(report["tensors"], key=lambda t: t["error"] / t["tolerance"] if t["tolerance"] else t["error"])
+            return {**row, "agree": report["agree"], "worst": worst, "first": report.get("first")}
+        except ValueError:
+            return {**row, "agree": False, "error": "it printed no JSON"}
+
+    configs = sorted(glob.glob(os.path.join(ROOT, "configs", "tiny", "*.json")))
+    jobs = [(config, precision) for config in configs for precision in ("fp32", "bf16")]
+    if run_.small:
+        jobs = [(config, "fp32") for config in configs[:2]]
+    rows = [row or {"name": os.path.basename(config)[:-5], "precision": precision, "agree": False, "error": "not done in time"}
+            for (config, precision), row in zip(jobs, in_parallel(jobs, lockstep))]
     return {"good": bool(rows) and all(row["agree"] for row in rows), "rows": rows}
 
 

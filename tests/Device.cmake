@@ -45,13 +45,17 @@ catch_discover_tests(test_simt TEST_PREFIX "simt: " PROPERTIES LABELS core)
 
 # A sanitizer runs one schedule, and the others under the label "long". (No test has the tag of a schedule: Catch's script
 # tells its calls for one target apart by their TEST_SPEC.)
+set(kernel_record "${PROJECT_BINARY_DIR}/kernels_that_ran")
 foreach(schedule forward reverse random)
-  set(label core)
+  set(properties LABELS core ENVIRONMENT SFFN_SIMT_SCHEDULE=${schedule})
   if(SFFN_SANITIZE AND NOT schedule STREQUAL random)
-    set(label long)
+    set(properties LABELS long ENVIRONMENT SFFN_SIMT_SCHEDULE=${schedule})
+  elseif(schedule STREQUAL forward)  # which is the schedule unless told
+    set(properties LABELS core ENVIRONMENT SFFN_SIMT_KERNELS=${kernel_record} FIXTURES_SETUP kernel_record
+        FIXTURES_REQUIRED empty_kernel_record)
   endif()
   catch_discover_tests(test_ops TEST_PREFIX "simt ops ${schedule}: " TEST_SPEC "~[cpu]~[${schedule}]" TEST_LIST test_ops_${schedule}
-    PROPERTIES LABELS ${label} ENVIRONMENT SFFN_SIMT_SCHEDULE=${schedule})
+    PROPERTIES ${properties})
 endforeach()
 
 # Once, in a plain build: the benchmarks and the script that runs them, at small sizes.
@@ -62,9 +66,11 @@ if(NOT SFFN_SANITIZE)
   set_tests_properties("simt: the slots of gpu_check" PROPERTIES LABELS core)
 endif()
 
-# Likewise: the list of kernels, none of which may go untested.
+# Likewise: the list of kernels, none of which may go untested. The tests of one schedule record what they launch.
 if(NOT SFFN_SANITIZE)
+  add_test(NAME "simt: no kernel has run yet" COMMAND ${CMAKE_COMMAND} -E rm -f ${kernel_record})
+  set_tests_properties("simt: no kernel has run yet" PROPERTIES LABELS core FIXTURES_SETUP empty_kernel_record)
   add_test(NAME "simt: the tests of the ops run every kernel"
-           COMMAND ${CMAKE_CURRENT_SOURCE_DIR}/simt/kernels.sh $<TARGET_FILE:test_ops>)
-  set_tests_properties("simt: the tests of the ops run every kernel" PROPERTIES LABELS core)
+           COMMAND ${CMAKE_CURRENT_SOURCE_DIR}/simt/kernels.sh $<TARGET_FILE:test_ops> ${kernel_record})
+  set_tests_properties("simt: the tests of the ops run every kernel" PROPERTIES LABELS core FIXTURES_REQUIRED kernel_record)
 endif()

@@ -8,8 +8,10 @@
 namespace sffn {
 namespace {
 
-constexpr int64_t kMaskedBytes = int64_t{32} << 20;  // of one [tokens, M] table of the masked form
-constexpr int64_t kMaskedTokens = 128;               // at least so many, for the sake of the GEMM
+// Of one [tokens, M] table of the masked form. Each chunk adds to the whole gradient of the weights: large ones do so
+// seldom.
+constexpr int64_t kMaskedBytes = int64_t{256} << 20;
+constexpr int64_t kMaskedTokens = 128;  // at least so many, for the sake of the GEMM
 
 Tensor rows_of(const Tensor& t, int64_t first, int64_t count) { return t.defined() ? t.slice(first, count) : Tensor(); }
 

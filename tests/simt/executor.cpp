@@ -76,6 +76,8 @@ struct Record {
     if (path == nullptr || launches.empty()) return;
     FILE* file = std::fopen(path, "a");
     if (file == nullptr) return;
+    std::vector<char> all(size_t{1} << 20);  // written at once: other processes append to the same file
+    std::setvbuf(file, all.data(), _IOFBF, all.size());
     for (const auto& [address, count] : launches) {
       const auto offset = reinterpret_cast<intptr_t>(address) - reinterpret_cast<intptr_t>(&run_grid);
       std::fprintf(file, "%lld %lld\n", static_cast<long long>(offset), static_cast<long long>(count));
