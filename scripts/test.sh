@@ -17,6 +17,7 @@ case "${1:-}" in
 esac
 
 install_packages
+case " ${presets[*]} " in *simt*) python3 "$root/scripts/kernel_resources.py" --check ;; esac  # where there is nvcc
 for preset in "${presets[@]}"; do
   case $preset in cpu) target=all ;; *) target=device_tests ;; esac
   build "$preset" "$target"

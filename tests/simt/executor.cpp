@@ -241,6 +241,7 @@ void cancel() {
   for (unsigned t = 0; t < machine.threads.size(); ++t) {
     if (machine.threads[t]->state != State::kDone) go_on(t);
   }
+  acquire_order(&machine.kernel_ends);  // what they allocated is freed on the way out
 }
 
 void run_block(unsigned identity, unsigned threads, std::mt19937_64& random) {
@@ -257,7 +258,9 @@ void run_block(unsigned identity, unsigned threads, std::mt19937_64& random) {
       if (options().schedule == Schedule::kRandom) std::shuffle(order.begin(), order.end(), random);
       for (const unsigned t : order) {
         if (machine.threads[t]->state == State::kReady) go_on(t);
-        if (!machine.failure.empty()) throw Error(machine.failure);
+        if (machine.failure.empty()) continue;
+        acquire_order(&machine.kernel_ends);  // of the thread that wrote it
+        throw Error(machine.failure);
       }
     } while (resolve_block());
     if (const unsigned t = first_of_other_products(threads); t < threads) {
