@@ -8,6 +8,7 @@
 // and the fragments of 8 rows that a warp writes, lie in 32 different banks.
 #pragma once
 #include "kernels/cuda/attention_tiles.cuh"
+#include "kernels/cuda/exp2.cuh"
 #include "kernels/cuda/mma.cuh"
 #include "kernels/cuda/reduce.cuh"
 
@@ -77,17 +78,6 @@ __device__ __forceinline__ float quad_reduce(float value, Op op) {
 struct Largest {  // of numbers; NaN stands in the exponentials
   __device__ __forceinline__ float operator()(float a, float b) const { return fmaxf(a, b); }
 };
-
-// 2^x to a relative error of 2⁻²²; what is below the normal numbers is 0.
-__device__ __forceinline__ float exp2_fast(float x) {
-#ifdef __CUDACC__
-  float y;
-  asm("ex2.approx.ftz.f32 %0, %1;\n" : "=f"(y) : "f"(x));
-  return y;
-#else
-  return exp2f(x);
-#endif
-}
 
 // Asks for kRows rows of a tile: tile[row] = source[row·step …], zeros from row `count`.
 template <class C, int kRows>

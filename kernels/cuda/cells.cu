@@ -2,18 +2,17 @@
 // permute_rows:   out[p] = rows[order[p]]                                                    both [P,G]
 // Rows of G elements: a power of two of lanes each, 16 bytes a lane where G and the addresses allow.
 // scatter_cells:  cells = 0, then cells[n, blocks[n,i]·G + j] += weights[n,i]·h[n·b + i, j]  cells [N,M]  h [P,G]
-// A block of threads owns 4096 cells of one token in shared memory, adds the choices that fall there, and writes them
-// once. Choices come 256 at a time; those of one block of cells take turns, the earliest first, so that every cell adds
-// its terms in the order of choices. A choice of -1 gives zeros, or nothing.
+// A block of threads owns 8192 cells of one token. It notes the earliest choice of each of their blocks, and whether
+// there are others; then a thread takes the terms of its cells straight from h, in the order of choices, and writes the
+// cells once, zeros where there is no choice. A choice of -1 gives zeros, or nothing.
 #include "kernels/cuda/pack.cuh"
-#include "kernels/cuda/reduce.cuh"
 #include "kernels/cuda/row_lanes.cuh"
 #include "kernels/ops.h"
 
 namespace sffn::cuda {
 namespace {
 
-constexpr int kThreads = 256, kSlice = 4096;
+constexpr int kThreads = 256, kSlice = 8192;
 
 struct Sizes {
   int64_t N, M, b, G;
@@ -49,50 +48,50 @@ __global__ void permute_kernel(T* out, const T* rows, const int32_t* order, int6
   }
 }
 
-// sum[m - first] += weight·h for the choices that `chosen` names by their blocks, kThreads of them from choice c on.
-template <class T>
-__device__ void add_chosen(float* sum, const int32_t* chosen, const T* h, const float* weights, int64_t c,
-                           int64_t first, int64_t last, int64_t G, int lanes) {
-  for (int r = static_cast<int>(threadIdx.x) / lanes; r < kThreads; r += kThreads / lanes) {
-    if (chosen[r] < 0) continue;
-    const int64_t cell = chosen[r] * G, begin = cell < first ? first - cell : 0;
-    const int64_t end = cell + G > last ? last - cell : G;
-    const float weight = weights != nullptr ? weights[c + r] : 1.0f;
-    for (int64_t j = begin + threadIdx.x % lanes; j < end; j += lanes) {
-      sum[cell + j - first] += weight * to_float(h[(c + r) * G + j]);
-    }
+// noted[block - first_block]: 2·(b - i) for the earliest choice i of the block, 0 for none, and 1 more if others
+// follow.
+__device__ __forceinline__ void note_choices(int* noted, const int32_t* blocks, int b, int first_block, int count) {
+  for (int i = static_cast<int>(threadIdx.x); i < b; i += kThreads) {
+    const int at = blocks[i] - first_block;
+    if (blocks[i] < 0 || at < 0 || at >= count) continue;
+    // Whoever raises the number last has found one before, or is found by all others: the mark stays.
+    if (atomicMax(&noted[at], 2 * (b - i)) != 0) atomicOr(&noted[at], 1);
   }
 }
 
+// The next choice of the block after i, or b.
+__device__ __forceinline__ int next_choice(const int32_t* chosen, int block, int i, int b) {
+  do {
+    ++i;
+  } while (i < b && chosen[i] != block);
+  return i;
+}
+
 template <int kCount, class T>
-__global__ void scatter_kernel(T* cells, const T* h, const float* weights, const int32_t* blocks, Sizes s,
-                               int64_t slices, int lanes) {
-  alignas(16) __shared__ float sum[kSlice];
-  __shared__ int earliest[kSlice];  // by block: kThreads - place of the choice whose turn it is, 0 for none
-  __shared__ int32_t chosen[kThreads];
-  const int me = static_cast<int>(threadIdx.x);
-  const int64_t n = blockIdx.x / slices, first = blockIdx.x % slices * kSlice;
-  const int64_t last = first + kSlice < s.M ? first + kSlice : s.M;
-  const int64_t first_block = first / s.G, last_block = (last - 1) / s.G;
-  for (int e = me; e < kSlice; e += kThreads) sum[e] = 0, earliest[e] = 0;
+__global__ void __launch_bounds__(kThreads)
+    scatter_kernel(T* cells, const T* h, const float* weights, const int32_t* blocks, Sizes s, unsigned slices) {
+  int* noted = dynamic_shared<int>();
+  const int M = static_cast<int>(s.M), G = static_cast<int>(s.G), b = static_cast<int>(s.b);
+  const int64_t n = blockIdx.x / slices;
+  const int first = static_cast<int>(blockIdx.x % slices) * kSlice, last = M - first < kSlice ? M : first + kSlice;
+  const int first_block = first / G, count = (last - 1) / G - first_block + 1;
+  const int32_t* chosen = blocks + n * b;
+  for (int e = static_cast<int>(threadIdx.x); e < count; e += kThreads) noted[e] = 0;
   __syncthreads();
-  for (int64_t i = 0; i < s.b; i += kThreads) {
-    const int32_t block = i + me < s.b ? blocks[n * s.b + i + me] : -1;
-    bool waits = block >= first_block && block <= last_block;
-    while (block_reduce(waits ? 1 : 0, 0, Max()) != 0) {
-      if (waits) atomicMax(&earliest[block - first_block], kThreads - me);
-      __syncthreads();
-      const bool turn = waits && earliest[block - first_block] == kThreads - me;
-      chosen[me] = turn ? block : -1;
-      __syncthreads();
-      if (turn) earliest[block - first_block] = 0, waits = false;
-      add_chosen(sum, chosen, h, weights, n * s.b + i, first, last, s.G, lanes);
+  note_choices(noted, chosen, b, first_block, count);
+  __syncthreads();
+  for (int m = first + static_cast<int>(threadIdx.x) * kCount; m < last; m += kThreads * kCount) {
+    const int block = m / G, note = noted[block - first_block];
+    float x[kCount] = {};
+    for (int i = b - note / 2; i < b;) {
+      const int64_t c = n * b + i;
+      const float weight = weights != nullptr ? weights[c] : 1.0f;
+      float term[kCount];
+      load_floats(term, h + c * G + (m - block * G));
+      SFFN_UNROLL for (int e = 0; e < kCount; ++e) x[e] += weight * term[e];
+      i = note % 2 != 0 ? next_choice(chosen, block, i, b) : b;
     }
-  }
-  for (int64_t e = me * kCount; e < last - first; e += kThreads * kCount) {
-    float x[kCount];
-    load_floats(x, sum + e);
-    store_floats(cells + n * s.M + first + e, x);
+    store_floats(cells + n * s.M + m, x);
   }
 }
 
@@ -122,14 +121,14 @@ void gather_cells(Stream& stream, Tensor out, const Tensor& cells, const Tensor&
 
 void scatter_cells(Stream& stream, Tensor cells, const Tensor& h, const Tensor& weights, const Tensor& blocks) {
   const Sizes s{.N = cells.rows(), .M = cells.cols(), .b = blocks.cols(), .G = h.cols()};
-  const int64_t slices = (s.M + kSlice - 1) / kSlice;
-  int lanes = 1;
-  while (lanes < kThreads && lanes < s.G) lanes *= 2;
+  const unsigned slices = blocks_for(s.M, kSlice);
+  const size_t shared_bytes = (static_cast<size_t>(kSlice / s.G) + 2) * sizeof(int);  // of the blocks of a slice
   with_activation_type("scatter_cells", h, [&]<class T>(T) {
     constexpr int kCount = kPackCount<T>;
-    const auto kernel = packs_fit(s.M, kCount, cells.data<T>()) ? scatter_kernel<kCount, T> : scatter_kernel<1, T>;
-    launch(stream, kernel, {static_cast<unsigned>(s.N * slices), kThreads}, Work{bytes_of(cells, h, weights, blocks)},
-           cells.data<T>(), h.data<T>(), weights.data_or_null<float>(), blocks.data<int32_t>(), s, slices, lanes);
+    const bool packs = s.M % kCount == 0 && packs_fit(s.G, kCount, cells.data<T>(), h.data<T>());
+    launch(stream, packs ? scatter_kernel<kCount, T> : scatter_kernel<1, T>,
+           {static_cast<unsigned>(s.N * slices), kThreads, shared_bytes}, Work{bytes_of(cells, h, weights, blocks)},
+           cells.data<T>(), h.data<T>(), weights.data_or_null<float>(), blocks.data<int32_t>(), s, slices);
   });
 }
 

@@ -11,7 +11,13 @@ namespace sffn::cuda {
 __device__ __forceinline__ float to_float(float x) { return x; }
 __device__ __forceinline__ float to_float(bfloat16 x) { return static_cast<float>(x); }
 __device__ __forceinline__ void store(float& to, float x) { to = x; }
-__device__ __forceinline__ void store(bfloat16& to, float x) { to = x; }
+__device__ __forceinline__ void store(bfloat16& to, float x) {
+#ifdef __CUDACC__
+  asm("cvt.rn.bf16.f32 %0, %1;\n" : "=h"(to.bits) : "f"(x));
+#else
+  to = x;
+#endif
+}
 __device__ __forceinline__ void store(double& to, float x) { to = x; }
 
 // f(T{}) for an activation's dtype: float or bfloat16.

@@ -40,6 +40,37 @@ __device__ __forceinline__ void store_floats(T* to, const float (&from)[kCount],
   }
 }
 
+// The same within rows that are whole packs where kAligned: count is then at least kCount, or at most 0.
+template <bool kAligned, class T, int kCount>
+__device__ __forceinline__ void load_in_row(float (&to)[kCount], const T* from, int64_t count) {
+  if (kAligned && count <= 0) {
+    SFFN_UNROLL for (int i = 0; i < kCount; ++i) to[i] = 0;
+  } else {
+    load_floats<kAligned>(to, from, kAligned ? kCount : count);
+  }
+}
+template <bool kAligned, class T, int kCount>
+__device__ __forceinline__ void store_in_row(T* to, const float (&from)[kCount], int64_t count) {
+  if (!kAligned || count > 0) store_floats<kAligned>(to, from, kAligned ? kCount : count);
+}
+// As they are stored, 16 bytes at most: several can be asked for before the first is used.
+template <bool kAligned, int kCount, class T>
+__device__ __forceinline__ Pack<T, kCount> stored_in_row(const T* from, int64_t count) {
+  Pack<T, kCount> pack{};
+  if constexpr (kAligned) {
+    if (count > 0) pack = *reinterpret_cast<const Pack<T, kCount>*>(from);
+  } else {
+    SFFN_UNROLL for (int i = 0; i < kCount; ++i) {
+      if (i < count) pack.at[i] = from[i];
+    }
+  }
+  return pack;
+}
+template <class T, int kCount>
+__device__ __forceinline__ void to_floats(float (&to)[kCount], const Pack<T, kCount>& pack) {
+  SFFN_UNROLL for (int i = 0; i < kCount; ++i) to[i] = to_float(pack.at[i]);
+}
+
 // Of whole runs, aligned as above.
 template <class T, int kCount>
 __device__ __forceinline__ void load_floats(float (&to)[kCount], const T* from) {

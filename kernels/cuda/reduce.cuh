@@ -44,4 +44,24 @@ __device__ __forceinline__ T block_sum(T value) {
   return block_reduce(value, T{0}, Sum());
 }
 
+// The sums of several numbers over the block, the same in every thread. Ends with a barrier.
+template <int kCount>
+__device__ __forceinline__ void block_sums(float (&values)[kCount]) {
+  alignas(16) __shared__ float of_warp[32][kCount];
+#pragma unroll
+  for (int i = 0; i < kCount; ++i) values[i] = warp_sum(values[i]);
+  if (threadIdx.x % 32 == 0) {
+#pragma unroll
+    for (int i = 0; i < kCount; ++i) of_warp[threadIdx.x / 32][i] = values[i];
+  }
+  __syncthreads();
+#pragma unroll
+  for (int i = 0; i < kCount; ++i) values[i] = of_warp[0][i];
+  for (unsigned w = 1; w < blockDim.x / 32; ++w) {
+#pragma unroll
+    for (int i = 0; i < kCount; ++i) values[i] += of_warp[w][i];
+  }
+  __syncthreads();
+}
+
 }  // namespace sffn::cuda

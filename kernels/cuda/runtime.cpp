@@ -25,6 +25,7 @@ namespace cuda {
 CudaStream::CudaStream(int index) : device(index) {
   check(cudaSetDevice(index), "cudaSetDevice");
   check(cudaDeviceGetAttribute(&capability, cudaDevAttrComputeCapabilityMajor, index), "compute capability");
+  check(cudaDeviceGetAttribute(&shared_bytes, cudaDevAttrMaxSharedMemoryPerBlockOptin, index), "shared memory");
   check(cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking), "cudaStreamCreate");
 }
 

@@ -182,12 +182,13 @@ TEST_CASE("norms in f32 and bf16 agree with double within derived bounds", "[ops
   }
 }
 
-// Kills: what is kept of a long row read again where it is not kept, and the reverse.
-TEST_CASE("norms of long rows agree with double within derived bounds", "[ops][add_norm]") {
+// Kills: what is kept of a long row read again where it is not kept, and the reverse; ranges of rows that overlap.
+TEST_CASE("norms of long rows and of many rows agree with double within derived bounds", "[ops][add_norm]") {
   const DType dtype = GENERATE(DType::kF32, DType::kBF16);
   const bool rms = GENERATE(false, true), with_pending = GENERATE(false, true);
-  for (int64_t D : {1024, 1025, 4104, 8195, 8248}) check_norm(3, D, dtype, rms, with_pending);
-  check_norm(520, 1032, dtype, rms, with_pending);
+  for (int64_t D : {1024, 1025, 2048, 2049, 4104, 8195, 8248}) check_norm(3, D, dtype, rms, with_pending);
+  check_norm(520, 2056, dtype, rms, with_pending);
+  check_norm(2061, 40, dtype, rms, with_pending);
 }
 
 // Kills: reading the unadded or unrounded sum after it was overwritten.

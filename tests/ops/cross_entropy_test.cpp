@@ -93,6 +93,8 @@ TEST_CASE("cross-entropy in f32 and bf16 is the reference at every size", "[ops]
   }
   check_against_reference(DType::kF32, Problem(4, 50257, 50304));
   check_against_reference(DType::kBF16, Problem(4, 50257, 50304));
+  check_against_reference(DType::kF32, Problem(2, 60000, 60000));  // beyond the shared memory of any GPU
+  check_against_reference(DType::kBF16, Problem(2, 120'000, 120'000));
   check_against_reference(DType::kF32, Problem(0, 7, 8));
 }
 

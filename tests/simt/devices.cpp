@@ -114,8 +114,17 @@ cudaError_t cudaGetDeviceProperties(cudaDeviceProp* properties, int device) {
 }
 
 cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr attribute, int) {
-  // Few multiprocessors, so that persistent kernels go around their loops.
-  *value = attribute == cudaDevAttrMultiProcessorCount ? 4 : simt::devices().major;
+  switch (attribute) {
+    case cudaDevAttrMultiProcessorCount:
+      *value = 4;  // few, so that persistent kernels go around their loops
+      break;
+    case cudaDevAttrComputeCapabilityMajor:
+      *value = simt::devices().major;
+      break;
+    case cudaDevAttrMaxSharedMemoryPerBlockOptin:
+      *value = static_cast<int>(simt::kMaxSharedBytes);
+      break;
+  }
   return cudaSuccess;
 }
 

@@ -19,7 +19,6 @@ namespace simt {
 namespace {
 
 constexpr unsigned kMaxThreads = 1024;
-constexpr size_t kMaxSharedBytes = 227 << 10;
 // Blocks take detector identities in turn, so that a thread of one block is not taken for the same thread of the next.
 constexpr unsigned kIdentities = SIMT_TSAN ? 3 : 1;
 constexpr unsigned kMaxMasks = 8;  // distinct masks a thread synchronises with

@@ -60,6 +60,7 @@ int lane();                // of the running thread in its warp
 unsigned thread_number();  // in its block
 uint64_t block_number();   // of the running block, among all that ever ran
 void* dynamic_shared_memory();
+inline constexpr size_t kMaxSharedBytes = 227 << 10;  // of a block
 size_t dynamic_shared_bytes();
 // Ends the kernel with an Error that names the thread.
 [[noreturn]] void fail(const char* what, const Site& site);
