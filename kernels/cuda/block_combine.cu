@@ -3,11 +3,10 @@
 // Any type and size: combine_units.cuh. bf16 of 16 cells and more whose rows are whole 16 bytes: a segment of tokens
 // and a strip of columns at a time, in two kernels,
 //   multiply_rows  E[c] = h[p]·W_block for the rows p of the segment, c the choice of p          E [choices, columns]
-//   f32 sum_products   y[n] = Σ_i weights[n,i]·E[n·b + i] + bias (+ y)
-// E is fp32: in bf16 each of the b terms would be rounded, which the sum's bound (one rounding of y) does not allow.
-// Its rows are in the order of choices, so that the second kernel reads memory in order; it stays within the stream's
-// product_bytes. What is written twice and read once is then the same as with one strip; the tables are read once for
-// each segment, h once for each strip.
+//   sum_products   y[n] = Σ_i weights[n,i]·E[n·b + i] + bias (+ y), in fp32
+// E is bf16, which halves what the two move: with u the unit roundoff of bf16, y is off by at most u·Σ_i |weights·E|
+// beside its own rounding. Its rows are in the order of choices, so that the second kernel reads memory in order; it
+// stays within the stream's product_bytes. The tables are read once for each segment, h once for each strip.
 // multiply_rows is a grouped product on tensor cores: a block of threads takes a tile of 128 rows (row_tiles.cuh) and
 // some of the columns, 128 at a time, in steps of up to 64 cells, three stages of asynchronous copies; each of 8 warps
 // has 64 × 32 results.
@@ -29,7 +28,7 @@ constexpr int kWarpRows = 64, kWarpColumns = 32, kAcross = kColumns / kWarpColum
 constexpr int64_t kLeastCells = 16;  // of a block, on tensor cores
 
 struct Products {
-  float* products;  // E, of the strip's columns
+  bfloat16* products;  // E, of the strip's columns
   const bfloat16 *h, *w;
   BlockRows rows;
   TileList list;
@@ -78,25 +77,20 @@ __device__ __forceinline__ void add_stage(Sums& sum, const Stage<kDepth>& stage,
   }
 }
 
-// Writes 16 rows and 8·kN columns from `column` on. Two lanes exchange halves, so that each has four neighbours.
-// places: row of E, or -1.
+// Writes 16 rows and 8·kN columns from `column` on. places: row of E, or -1.
 template <int kN>
 __device__ __forceinline__ void write_products(const Products& p, const FragmentC (&sum)[kN], const int32_t* places,
                                                int column) {
-  const int g = lane_of_warp() / 4, t = lane_of_warp() % 4;
-  const bool odd = t % 2 != 0;
   const int pitch = p.end - p.column;
   SFFN_UNROLL for (int half = 0; half < 2; ++half) {
-    const int32_t place = places[8 * half + g];
-    SFFN_UNROLL for (int j = 0; j < kN; j += 2) {
-      const float *low = sum[j].at + 2 * half, *high = sum[j + 1].at + 2 * half;
-      const float first = __shfl_xor_sync(0xffffffffu, odd ? low[0] : high[0], 1);
-      const float second = __shfl_xor_sync(0xffffffffu, odd ? low[1] : high[1], 1);
-      const int d = column + 8 * (j + t % 2) + t / 2 * 4;
-      if (place < 0 || d >= p.end) continue;
-      const float4 four =
-          odd ? make_float4(first, second, high[0], high[1]) : make_float4(low[0], low[1], first, second);
-      *reinterpret_cast<float4*>(p.products + int64_t{place} * pitch + d - p.column) = four;
+    const int32_t place = places[8 * half + lane_of_warp() / 4];
+    bfloat16* row = place < 0 ? nullptr : p.products + int64_t{place} * pitch - p.column;
+    SFFN_UNROLL for (int j = 0; j < kN; j += 4) {
+      uint32_t word[4];
+      SFFN_UNROLL for (int i = 0; i < 4; ++i) {
+        word[i] = rounded_pair(sum[j + i].at[2 * half], sum[j + i].at[2 * half + 1]);
+      }
+      write_words(row, word, column + 8 * j, p.end, true);
     }
   }
 }
@@ -193,28 +187,28 @@ __global__ void __launch_bounds__(kThreads, 2) multiply_rows_on_warpgroups_kerne
 #endif
 }
 
-constexpr int kSumThreads = 256, kSumColumns = 4, kSumBatch = 8;
+constexpr int kSumThreads = 256, kSumColumns = 8, kSumBatch = 8;
 
-// A thread has 4 columns of one token; it reads 8 products before it adds them.
+// A thread has 8 columns of one token; it reads 8 products before it adds them.
 __global__ void __launch_bounds__(kSumThreads) sum_products_kernel(Combination<bfloat16> c, Products p) {
-  const int64_t pitch = p.end - p.column, quads = pitch / kSumColumns, b = c.rows.per_token;
+  using Term = Pack<bfloat16, kSumColumns>;
+  const int64_t pitch = p.end - p.column, packs = pitch / kSumColumns, b = c.rows.per_token;
   const int64_t e = int64_t{blockIdx.x} * kSumThreads + threadIdx.x, first = p.segment * p.list.tokens;
-  const int64_t n = first + e / quads, d = p.column + e % quads * kSumColumns;
+  const int64_t n = first + e / packs, d = p.column + e % packs * kSumColumns;
   if (n >= first + p.list.tokens || n >= c.rows.tokens) return;
-  const float* products = p.products + (n - first) * b * pitch + d - p.column;
+  const bfloat16* products = p.products + (n - first) * b * pitch + d - p.column;
   float sum[kSumColumns] = {};
   for (int64_t i = 0; i < b; i += kSumBatch) {
-    float4 term[kSumBatch];
+    Term term[kSumBatch];
     float weight[kSumBatch];
     SFFN_UNROLL for (int u = 0; u < kSumBatch; ++u) {
       const int64_t choice = n * b + i + u;
       const bool exists = i + u < b && c.rows.inverse[choice] >= 0;
       weight[u] = !exists ? 0.0f : c.weights != nullptr ? c.weights[choice] : 1.0f;
-      term[u] = exists ? *reinterpret_cast<const float4*>(products + (i + u) * pitch) : make_float4(0, 0, 0, 0);
+      term[u] = exists ? *reinterpret_cast<const Term*>(products + (i + u) * pitch) : Term{};
     }
     SFFN_UNROLL for (int u = 0; u < kSumBatch; ++u) {
-      sum[0] += weight[u] * term[u].x, sum[1] += weight[u] * term[u].y;
-      sum[2] += weight[u] * term[u].z, sum[3] += weight[u] * term[u].w;
+      SFFN_UNROLL for (int k = 0; k < kSumColumns; ++k) sum[k] += weight[u] * to_float(term[u].at[k]);
     }
   }
   bfloat16* y = c.y + n * c.D + d;
@@ -233,12 +227,16 @@ struct ProductCut {
 // N / tokens times the tables (M·D) are read, and D / columns times h (P·G): with tokens·columns = room, least where
 // tokens² = room·B / b.
 ProductCut cut_products(const BlockRows& rows, int64_t D, int64_t bytes) {
-  const int64_t b = rows.per_token, room = std::max<int64_t>(1, bytes / (b * static_cast<int64_t>(sizeof(float))));
+  const int64_t b = rows.per_token, room = std::max<int64_t>(1, bytes / (b * static_cast<int64_t>(sizeof(bfloat16))));
   const double best = std::sqrt(static_cast<double>(room) * static_cast<double>(rows.blocks) / static_cast<double>(b));
   const int64_t widest = (D + kColumns - 1) / kColumns * kColumns;
   int64_t tokens = std::clamp<int64_t>(static_cast<int64_t>(best), 1, rows.tokens);
-  const int64_t columns = std::clamp<int64_t>(room / tokens / kColumns * kColumns, kColumns, widest);
+  const int64_t fitting = std::clamp<int64_t>(room / tokens / kColumns * kColumns, kColumns, widest);
+  const int64_t strips = (widest + fitting - 1) / fitting;
+  const int64_t columns = (widest / kColumns + strips - 1) / strips * kColumns;  // as even as can be
   tokens = std::clamp<int64_t>(room / columns, 1, rows.tokens);
+  const int64_t segments = (rows.tokens + tokens - 1) / tokens;
+  tokens = (rows.tokens + segments - 1) / segments;
   return {tokens, std::min(columns, D)};
 }
 
@@ -257,11 +255,11 @@ void combine_on_tensor_cores(Stream& stream, const Combination<bfloat16>& c) {
   const ProductCut cut = cut_products(c.rows, c.D, native(stream).product_bytes);
   TileList list(c.rows, cut.tokens);
   auto* memory = workspace<char>(
-      stream, list.bytes() + list.tokens * c.rows.per_token * cut.columns * static_cast<int64_t>(sizeof(float)));
+      stream, list.bytes() + list.tokens * c.rows.per_token * cut.columns * static_cast<int64_t>(sizeof(bfloat16)));
   list_tiles(stream, list, memory, c.rows);
   for (int segment = 0; segment < list.segments; ++segment) {
     for (int64_t column = 0; column < c.D; column += cut.columns) {
-      const Products p{.products = reinterpret_cast<float*>(memory + list.bytes()),
+      const Products p{.products = reinterpret_cast<bfloat16*>(memory + list.bytes()),
                        .h = c.h,
                        .w = c.w,
                        .rows = c.rows,
@@ -275,7 +273,7 @@ void combine_on_tensor_cores(Stream& stream, const Combination<bfloat16>& c) {
                        .part = 0};
       const int64_t tokens = std::min(list.tokens, c.rows.tokens - segment * list.tokens), columns = p.end - p.column;
       const int64_t choices = tokens * c.rows.per_token;
-      const double products = bytes_for<float>(choices * columns);
+      const double products = bytes_for<bfloat16>(choices * columns);
       const Work work{
           bytes_for<bfloat16>(choices * c.G + c.rows.blocks * c.G * columns) + bytes_for<int32_t>(choices) + products,
           flops_of(choices, c.G, columns), true};

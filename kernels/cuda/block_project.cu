@@ -115,44 +115,6 @@ __device__ __forceinline__ void add_stage(FragmentC (&sum)[kM][kN], const bfloat
   }
 }
 
-// Four neighbouring lanes hold a word each of four items: word[i] of item i. Lane t of them gets those of item t.
-__device__ __forceinline__ void exchange_items(uint32_t (&word)[4]) {
-  const int t = lane_of_warp() % 4;
-  SFFN_UNROLL for (int lanes = 1; lanes <= 2; ++lanes) {
-    const bool upper = (t & lanes) != 0;
-    SFFN_UNROLL for (int i = 0; i < 2; ++i) {
-      const int low = lanes == 1 ? 2 * i : i, high = low + lanes;
-      const uint32_t other = __shfl_xor_sync(0xffffffffu, upper ? word[low] : word[high], lanes);
-      word[low] = upper ? other : word[low], word[high] = upper ? word[high] : other;
-    }
-  }
-}
-
-// Cells first + 8·i + 2·t and their neighbours, a word each, of one row of z; null: of none.
-template <int kWords>
-__device__ __forceinline__ void write_words(const Projection<bfloat16>& p, uint32_t (&word)[kWords], bfloat16* z,
-                                            int first) {
-  const int t = lane_of_warp() % 4;
-  if constexpr (kWords == 4) {
-    if (p.packs) {
-      exchange_items(word);
-      const int c = first + 8 * t;
-      if (z != nullptr && c < p.G) *reinterpret_cast<uint4*>(z + c) = make_uint4(word[0], word[1], word[2], word[3]);
-      return;
-    }
-  }
-  SFFN_UNROLL for (int i = 0; i < kWords; ++i) {
-    const int c = first + 8 * i + 2 * t;
-    if (z == nullptr || c >= p.G) continue;
-    if (p.packs) {
-      *reinterpret_cast<uint32_t*>(z + c) = word[i];
-    } else {
-      store(z[c], low_of(word[i]));
-      if (c + 1 < p.G) store(z[c + 1], high_of(word[i]));
-    }
-  }
-}
-
 // z = sums + bias at the tile's rows from `row` on and cells from `cell` on. Four fragments, 32 cells, leave at once
 // where rows of z allow it: 16 bytes a lane.
 template <int kM, int kN>
@@ -175,7 +137,7 @@ __device__ __forceinline__ void write_sums(const Projection<bfloat16>& p, const 
         word[i] = rounded_pair(at[0] + added[i][0], at[1] + added[i][1]);
       }
       const int64_t to = tile.first + row + 8 * half + g;
-      write_words(p, word, to < tile.last ? p.z + to * p.G : nullptr, first);
+      write_words(to < tile.last ? p.z + to * p.G : nullptr, word, first, p.G, p.packs);
     }
   }
 }
