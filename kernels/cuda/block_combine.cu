@@ -10,11 +10,11 @@
 // multiply_rows is a grouped product on tensor cores: a block of threads takes a tile of 128 rows (row_tiles.cuh) and
 // some of the columns, 128 at a time, in steps of up to 64 cells, three stages of asynchronous copies; each of 8 warps
 // has 64 × 32 results.
+#include "kernels/cuda/block_product.cuh"
 #include "kernels/cuda/combine_units.cuh"
 #include "kernels/cuda/pack.cuh"
 #include "kernels/cuda/panel.cuh"
 #include "kernels/cuda/row_tiles.cuh"
-#include "kernels/cuda/wgmma.cuh"
 #include "kernels/ops.h"
 
 #include <cmath>
@@ -77,13 +77,23 @@ __device__ __forceinline__ void add_stage(Sums& sum, const Stage<kDepth>& stage,
   }
 }
 
-// Writes 16 rows and 8·kN columns from `column` on. places: row of E, or -1.
+// The choice that is row 0 of E.
+__device__ __forceinline__ int32_t first_choice(const Products& p) {
+  return static_cast<int32_t>(p.segment * p.list.tokens * p.rows.per_token);
+}
+
+// Places in E of the rows of a lane in a fragment, or -1.
+struct Places {
+  int32_t of_half[2];
+};
+
+// Writes 16 rows and 8·kN columns from `column` on.
 template <int kN>
-__device__ __forceinline__ void write_products(const Products& p, const FragmentC (&sum)[kN], const int32_t* places,
+__device__ __forceinline__ void write_products(const Products& p, const FragmentC (&sum)[kN], const Places& places,
                                                int column) {
   const int pitch = p.end - p.column;
   SFFN_UNROLL for (int half = 0; half < 2; ++half) {
-    const int32_t place = places[8 * half + lane_of_warp() / 4];
+    const int32_t place = places.of_half[half];
     bfloat16* row = place < 0 ? nullptr : p.products + int64_t{place} * pitch - p.column;
     SFFN_UNROLL for (int j = 0; j < kN; j += 4) {
       uint32_t word[4];
@@ -97,9 +107,8 @@ __device__ __forceinline__ void write_products(const Products& p, const Fragment
 
 // Places of a tile's rows in E; -1 behind the last.
 __device__ __forceinline__ void read_places(int32_t (&place)[kRows], const Products& p, const RowTile& tile) {
-  const auto first_choice = static_cast<int32_t>(p.segment * p.list.tokens * p.rows.per_token);
   if (const int me = static_cast<int>(threadIdx.x); me < kRows) {
-    place[me] = tile.first + me < tile.last ? p.rows.order[tile.first + me] - first_choice : -1;
+    place[me] = tile.first + me < tile.last ? p.rows.order[tile.first + me] - first_choice(p) : -1;
   }
   __syncthreads();
 }
@@ -132,55 +141,28 @@ __global__ void __launch_bounds__(kThreads, 2) multiply_rows_kernel(Products p) 
         sum_cell += kDepth;
         if (sum_cell < p.G) return;
         SFFN_UNROLL for (int i = 0; i < kWarpRows / 16; ++i) {
-          if (inside) write_products(p, sum[i], place + row + 16 * i, sum_column);
+          const int32_t* at = place + row + 16 * i + lane_of_warp() / 4;
+          if (inside) write_products(p, sum[i], {at[0], at[8]}, sum_column);
           SFFN_UNROLL for (int j = 0; j < kWarpColumns / 8; ++j) sum[i][j] = {};
         }
         sum_cell = 0, sum_column += kColumns;
       });
 }
 
-// The same on sm_90a: two warpgroups of 64 rows, all columns of a step each.
-__global__ void __launch_bounds__(kThreads, 2) multiply_rows_on_warpgroups_kernel(Products p) {
+template <int kUnitColumns>
+__global__ void __launch_bounds__(GroupProduct<kUnitColumns>::kThreads, GroupProduct<kUnitColumns>::kBlocks)
+    multiply_rows_on_warpgroups_kernel(Products p, BlockProduct product) {
 #if SFFN_WGMMA
-  constexpr int kDepth = kPanelWidth;
-  auto* stages = panels_of_block<Stage<kDepth>>();
-  __shared__ int32_t place[kRows];
-  RowTile tile;
-  if (!listed_tile(tile, p.list, p.segment * p.list.most + blockIdx.x / p.parts)) return;
-  const int warp = static_cast<int>(threadIdx.x) / 32, row = warp / 4 * 64;
-  const int begin = p.column + static_cast<int>(blockIdx.x % p.parts) * p.part;
-  const int end = begin + p.part < p.end ? begin + p.part : p.end;
-  read_places(place, p, tile);
-  const bool useful = tile.first + row < tile.last;  // for this warpgroup
-  FragmentC sum[kColumns / 8] = {};
-  int ask_column = begin, ask_cell = 0, sum_column = begin, sum_cell = 0;  // where the copies and sums are
-  run_stages_of_warpgroups<kStages>(
-      [&](int stage) {
-        if (ask_column >= end) return false;
-        ask(stages[stage], p, tile, ask_cell, ask_column);
-        ask_cell += kDepth;
-        if (ask_cell >= p.G) ask_cell = 0, ask_column += kColumns;
-        return true;
-      },
-      [&](int stage) {
-        if (!useful) return;
-        begin_products();
-        SFFN_UNROLL for (int k = 0; k < kDepth; k += 16) {
-          add_products<true>(sum, describe_along(stages[stage].h, row, k),
-                             describe_across(stages[stage].w[0], sizeof(stages[stage].w[0]), k));
-        }
-        commit_products();
-        wait_for_products<1>(sum);
-      },
-      [&] {
-        sum_cell += kDepth;
-        if (sum_cell < p.G) return;
-        if (useful) {
-          wait_for_products<0>(sum);
-          write_products(p, sum, place + row + warp % 4 * 16, sum_column);
-          SFFN_UNROLL for (int j = 0; j < kColumns / 8; ++j) sum[j] = {};
-        }
-        sum_cell = 0, sum_column += kColumns;
+  const auto row_of = [](int64_t row) { return static_cast<int32_t>(row); };
+  const auto places_of = [&](const ProductUnit& unit) {
+    const int64_t row = unit.tile.first + static_cast<int>(threadIdx.x) / 32 * 16 + lane_of_warp() / 4;
+    const auto place = [&](int64_t r) { return r < unit.tile.last ? p.rows.order[r] - first_choice(p) : -1; };
+    return Places{place(row), place(row + 8)};
+  };
+  multiply_units<true, kUnitColumns>(
+      product, row_of, places_of,
+      [&](const ProductUnit& unit, const Places& places, const FragmentC(&sum)[kUnitColumns / 8]) {
+        write_products(p, sum, places, unit.column);
       });
 #else
   __trap();  // the host asks for it where it is compiled
@@ -219,21 +201,23 @@ __global__ void __launch_bounds__(kSumThreads) sum_products_kernel(Combination<b
   store_floats(y, sum);
 }
 
-// Tokens of a segment and columns of a strip whose products fit in `bytes`, if those of a token and 128 columns do.
+// Tokens of a segment and columns of a strip whose products fit in `bytes`, if those of a token and 256 columns do.
 struct ProductCut {
   int64_t tokens, columns;
 };
+
+constexpr int64_t kStrip = 256;  // columns of a strip: a multiple
 
 // N / tokens times the tables (M·D) are read, and D / columns times h (P·G): with tokens·columns = room, least where
 // tokens² = room·B / b.
 ProductCut cut_products(const BlockRows& rows, int64_t D, int64_t bytes) {
   const int64_t b = rows.per_token, room = std::max<int64_t>(1, bytes / (b * static_cast<int64_t>(sizeof(bfloat16))));
   const double best = std::sqrt(static_cast<double>(room) * static_cast<double>(rows.blocks) / static_cast<double>(b));
-  const int64_t widest = (D + kColumns - 1) / kColumns * kColumns;
+  const int64_t widest = (D + kStrip - 1) / kStrip * kStrip;
   int64_t tokens = std::clamp<int64_t>(static_cast<int64_t>(best), 1, rows.tokens);
-  const int64_t fitting = std::clamp<int64_t>(room / tokens / kColumns * kColumns, kColumns, widest);
+  const int64_t fitting = std::clamp<int64_t>(room / tokens / kStrip * kStrip, kStrip, widest);
   const int64_t strips = (widest + fitting - 1) / fitting;
-  const int64_t columns = (widest / kColumns + strips - 1) / strips * kColumns;  // as even as can be
+  const int64_t columns = (widest / kStrip + strips - 1) / strips * kStrip;  // as even as can be
   tokens = std::clamp<int64_t>(room / columns, 1, rows.tokens);
   const int64_t segments = (rows.tokens + tokens - 1) / tokens;
   tokens = (rows.tokens + segments - 1) / segments;
@@ -241,14 +225,34 @@ ProductCut cut_products(const BlockRows& rows, int64_t D, int64_t bytes) {
 }
 
 template <int kDepth>
-void multiply_rows(Stream& stream, void (*kernel)(Products), const Work& work, Products p) {
+void multiply_rows(Stream& stream, const Work& work, Products p) {
   constexpr int kSteps = 8;  // of one block of threads, at least, if the strip is wide enough
   const int tiles = (p.end - p.column + kColumns - 1) / kColumns, steps = (p.G + kDepth - 1) / kDepth;
   p.part = std::clamp(kSteps / steps, 1, tiles) * kColumns;
   p.parts = (p.end - p.column + p.part - 1) / p.part;
-  launch(stream, kernel,
+  launch(stream, multiply_rows_kernel<kDepth>,
          {static_cast<unsigned>(p.list.most * p.parts), kThreads, kStages * sizeof(Stage<kDepth>) + kPanelAlignment},
          work, p);
+}
+
+void multiply_rows_on_warpgroups(Stream& stream, const Work& work, const Products& p) {
+  const BlockProduct product{.left = p.h,
+                             .w = p.w,
+                             .G = p.G,
+                             .D = p.D,
+                             .begin = p.column,
+                             .end = p.end,
+                             .list = p.list,
+                             .first = static_cast<int>(p.segment * p.list.most),
+                             .slots = static_cast<int>(p.list.most)};
+  switch (columns_of_unit(p.end - p.column, 256)) {
+    case 64:
+      return launch_units<64>(stream, multiply_rows_on_warpgroups_kernel<64>, work, p, product);
+    case 128:
+      return launch_units<128>(stream, multiply_rows_on_warpgroups_kernel<128>, work, p, product);
+    default:
+      return launch_units<256>(stream, multiply_rows_on_warpgroups_kernel<256>, work, p, product);
+  }
 }
 
 void combine_on_tensor_cores(Stream& stream, const Combination<bfloat16>& c) {
@@ -278,10 +282,10 @@ void combine_on_tensor_cores(Stream& stream, const Combination<bfloat16>& c) {
           bytes_for<bfloat16>(choices * c.G + c.rows.blocks * c.G * columns) + bytes_for<int32_t>(choices) + products,
           flops_of(choices, c.G, columns), true};
       const bool warpgroups = native(stream).capability == kWarpgroupCapability;
-      c.G <= 16    ? multiply_rows<16>(stream, multiply_rows_kernel<16>, work, p)
-      : c.G <= 32  ? multiply_rows<32>(stream, multiply_rows_kernel<32>, work, p)
-      : warpgroups ? multiply_rows<64>(stream, multiply_rows_on_warpgroups_kernel, work, p)
-                   : multiply_rows<64>(stream, multiply_rows_kernel<64>, work, p);
+      c.G <= 16    ? multiply_rows<16>(stream, work, p)
+      : c.G <= 32  ? multiply_rows<32>(stream, work, p)
+      : warpgroups ? multiply_rows_on_warpgroups(stream, work, p)
+                   : multiply_rows<64>(stream, work, p);
       launch(stream, sum_products_kernel, {blocks_for(tokens * columns / kSumColumns, kSumThreads), kSumThreads},
              Work{products + bytes_for<bfloat16>((c.accumulate ? 2 : 1) * tokens * columns) +
                   bytes_for<int32_t>((c.weights != nullptr ? 2 : 1) * choices)},

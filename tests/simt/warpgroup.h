@@ -91,7 +91,7 @@ inline void publish_copies() { note_published(); }
 
 inline void begin_products() { warpgroup::products().begun = true; }
 
-inline void add_products(float* sums, int fragments, uint64_t a, uint64_t b, bool across, SIMT_HERE) {
+inline void add_products(float* sums, int fragments, uint64_t a, uint64_t b, bool across, bool add, SIMT_HERE) {
   warpgroup::Products& mine = warpgroup::products();
   for (const uint64_t descriptor : {a, b}) {
     if (descriptor >> 62 != 1 || (descriptor >> 49 & 7) != 0)
@@ -110,6 +110,10 @@ inline void add_products(float* sums, int fragments, uint64_t a, uint64_t b, boo
     mine.sums = sums, mine.count = 4 * fragments;
     std::memcpy(mine.values, sums, static_cast<size_t>(mine.count) * sizeof(float));
     std::fill_n(sums, mine.count, std::numeric_limits<float>::quiet_NaN());
+  }
+  if (!add) {
+    if (mine.waiting > 0) fail("begins a sum anew while products of it are under way", {file, line});
+    std::fill_n(mine.values, mine.count, 0.0f);
   }
   const warpgroup::Product product{a, b, across, mine.groups, {file, line}};
   if (options().schedule == Schedule::kForward) warpgroup::add(mine, product);
