@@ -62,71 +62,85 @@ class UnitWalk {
   unsigned parts_, next_;
 };
 
-// Where the copies of a block of threads are. row_of(i): the row of left of sorted row i.
+// Where the copies of a block of threads are. A thread copies the same piece of every kStep-th row of a panel.
+// row_of(i): the row of left of sorted row i.
 template <bool kAcross, int kColumns, class RowOf>
 class ProductCopies {
  public:
   __device__ __forceinline__ ProductCopies(const BlockProduct& p, RowOf& row_of)
-      : p_(p), row_of_(row_of), walk_(p, kColumns) {
+      : p_(p), row_of_(row_of), walk_(p, kColumns), depth_(kAcross ? p.G : p.D) {
     look_ahead();
     advance();
   }
   // Asks for the next step, if there is one; what does not exist is zero.
   __device__ __forceinline__ void ask(typename GroupProduct<kColumns>::Stage& stage) {
     if (!any_) return;
-    const int depth = kAcross ? p_.G : p_.D;
-    const bfloat16* left = p_.left + k_;
-    ask_panel<kTileRows, kPanelPieces, kThreads>(stage.left, p_.left, [&](int r, int k) {
-      const int32_t row = row_[(r - row_of_thread()) / kStep];
-      return row >= 0 && k_ + k < depth ? left + int64_t{row} * depth + k : nullptr;
-    });
-    const int columns = p_.end - unit_.column;
+    const int row = row_of_thread(), column = column_of_thread();
+    bfloat16* left = piece_at(stage.left, row, column / kPiece);
+    SFFN_UNROLL for (int i = 0; i < kRows; ++i) {
+      copy_async<16>(left + i * kStep * kPanelWidth, left_[i], row + i * kStep < rows_ && k_ + column < depth_);
+      left_[i] += kPanelWidth;
+    }
+    bfloat16* w = piece_at(stage.w, row, column / kPiece);
     if constexpr (kAcross) {
-      const bfloat16* w = p_.w + (unit_.tile.block * p_.G + k_) * p_.D + unit_.column;
-      SFFN_UNROLL for (int panel = 0; panel < kColumns / kPanelWidth; ++panel) {
-        ask_panel<kPanelWidth, kPanelPieces, kThreads>(
-            stage.w + panel * kPanelWidth * kPanelWidth, p_.w, [&](int k, int c) {
-              const int j = panel * kPanelWidth + c;
-              return k_ + k < depth && j < columns ? w + k * p_.D + j : nullptr;
-            });
+      SFFN_UNROLL for (int i = 0; i < kPanelWidth / kStep; ++i) {
+        const bfloat16* from = w_ + int64_t{i} * kStep * p_.D;
+        SFFN_UNROLL for (int c = 0; c < kColumns; c += kPanelWidth) {
+          copy_async<16>(w + (c + i * kStep) * kPanelWidth, from + c,
+                         k_ + row + i * kStep < depth_ && column + c < columns_);
+        }
       }
+      w_ += int64_t{kPanelWidth} * p_.D;
     } else {
-      const bfloat16* w = p_.w + (unit_.tile.block * p_.G + unit_.column) * p_.D + k_;
-      ask_panel<kColumns, kPanelPieces, kThreads>(stage.w, p_.w, [&](int j, int k) {
-        return j < columns && k_ + k < depth ? w + int64_t{j} * p_.D + k : nullptr;
-      });
+      const bfloat16* from = w_;
+      SFFN_UNROLL for (int i = 0; i < kColumns / kStep; ++i) {
+        copy_async<16>(w + i * kStep * kPanelWidth, from, row + i * kStep < columns_ && k_ + column < depth_);
+        from += int64_t{kStep} * p_.D;
+      }
+      w_ += kPanelWidth;
     }
     k_ += kPanelWidth;
-    if (k_ >= depth) advance();
+    if (k_ >= depth_) advance();
   }
 
  private:
-  static constexpr int kThreads = GroupProduct<kColumns>::kThreads, kStep = kThreads / kPanelPieces;
+  static constexpr int kStep = GroupProduct<kColumns>::kThreads / kPanelPieces, kRows = kTileRows / kStep;
+  static_assert(kStep % 8 == 0);  // the order of pieces in a row repeats
 
-  // The first row of a panel that the thread copies to.
   static __device__ __forceinline__ int row_of_thread() { return static_cast<int>(threadIdx.x) / kPanelPieces; }
+  static __device__ __forceinline__ int column_of_thread() {
+    return static_cast<int>(threadIdx.x) % kPanelPieces * kPiece;
+  }
 
-  // Of the unit after this one: found now, as the way to its rows is two reads of memory long.
+  // To the unit after this one: found now, as the way to its rows is two reads of memory long.
   __device__ __forceinline__ void look_ahead() {
     any_next_ = walk_.next(next_);
-    SFFN_UNROLL for (int i = 0; i < kTileRows / kStep; ++i) {
+    SFFN_UNROLL for (int i = 0; i < kRows; ++i) {
       const int64_t row = next_.tile.first + row_of_thread() + i * kStep;
-      next_row_[i] = any_next_ && row < next_.tile.last ? row_of_(row) : -1;
+      next_row_[i] = any_next_ && row < next_.tile.last ? row_of_(row) : 0;
     }
   }
   __device__ __forceinline__ void advance() {
-    k_ = 0, any_ = any_next_, unit_ = next_;
-    SFFN_UNROLL for (int i = 0; i < kTileRows / kStep; ++i) row_[i] = next_row_[i];
-    if (any_) look_ahead();
+    k_ = 0, any_ = any_next_;
+    if (!any_) return;
+    const int row = row_of_thread(), column = column_of_thread();
+    rows_ = static_cast<int>(next_.tile.last - next_.tile.first), columns_ = p_.end - next_.column;
+    SFFN_UNROLL for (int i = 0; i < kRows; ++i) left_[i] = p_.left + int64_t{next_row_[i]} * depth_ + column;
+    const int64_t first = next_.tile.block * p_.G;
+    w_ = p_.w + (kAcross ? (first + row) * p_.D + next_.column + column : (first + next_.column + row) * p_.D + column);
+    look_ahead();
   }
 
   const BlockProduct& p_;
   RowOf& row_of_;
   UnitWalk walk_;
-  ProductUnit unit_ = {}, next_ = {};
-  int32_t row_[kTileRows / kStep], next_row_[kTileRows / kStep];
+  int depth_;
+  // this unit: its rows and columns, where the thread's first pieces of the next step are
+  int k_ = 0, rows_ = 0, columns_ = 0;
+  const bfloat16 *left_[kRows], *w_ = nullptr;
   bool any_ = false, any_next_ = false;
-  int k_ = 0;
+  ProductUnit next_ = {};
+  int32_t next_row_[kRows];
 };
 
 // All units of a block of threads. prepare(unit) is called before the sums of a unit, finish(unit, what prepare gave,

@@ -117,9 +117,9 @@ __device__ __forceinline__ void add_stage(FragmentC (&sum)[kM][kN], const bfloat
 
 // z = sums + bias at the tile's 16 rows from `row` on and cells from `cell` on. Four fragments, 32 cells, leave at once
 // where rows of z allow it: 16 bytes a lane.
-template <int kN>
-__device__ __forceinline__ void write_sums(const Projection<bfloat16>& p, const FragmentC (&sum)[kN],
-                                           const RowTile& tile, int row, int cell) {
+template <bool kPacks, int kN>
+__device__ __forceinline__ void write_sums_as(const Projection<bfloat16>& p, const FragmentC (&sum)[kN],
+                                              const RowTile& tile, int row, int cell) {
   constexpr int kAtOnce = kN < 4 ? kN : 4;
   const int g = lane_of_warp() / 4, t = lane_of_warp() % 4;
   const float* bias = p.bias != nullptr ? p.bias + tile.block * p.G : nullptr;
@@ -137,9 +137,15 @@ __device__ __forceinline__ void write_sums(const Projection<bfloat16>& p, const 
         word[i] = rounded_pair(at[0] + added[i][0], at[1] + added[i][1]);
       }
       const int64_t to = tile.first + row + 8 * half + g;
-      write_words(to < tile.last ? p.z + to * p.G : nullptr, word, first, p.G, p.packs);
+      write_words<kPacks>(to < tile.last ? p.z + to * p.G : nullptr, word, first, p.G);
     }
   }
+}
+
+template <int kN>
+__device__ __forceinline__ void write_sums(const Projection<bfloat16>& p, const FragmentC (&sum)[kN],
+                                           const RowTile& tile, int row, int cell) {
+  p.packs ? write_sums_as<true>(p, sum, tile, row, cell) : write_sums_as<false>(p, sum, tile, row, cell);
 }
 
 // token[r] of row r; -1 behind the last

@@ -78,28 +78,24 @@ __device__ __forceinline__ void exchange_items(uint32_t (&word)[4]) {
 }
 
 // A warp writes 8 rows of results (FragmentC), rounded to bf16: word[i] has column first + 8·i + 2·t of the lane's row
-// and its neighbour. row null: none. Columns end before `end`. packs: rows and `end` are whole 16 bytes.
-template <int kWords>
-__device__ __forceinline__ void write_words(bfloat16* row, uint32_t (&word)[kWords], int first, int end, bool packs) {
+// and its neighbour. row null: none. Columns end before `end`. kPacks: rows and `end` are whole 16 bytes.
+template <bool kPacks, int kWords>
+__device__ __forceinline__ void write_words(bfloat16* row, uint32_t (&word)[kWords], int first, int end) {
   const int t = lane_of_warp() % 4;
-  if constexpr (kWords == 4) {
-    if (packs) {
-      exchange_items(word);
-      const int c = first + 8 * t;
-      if (row != nullptr && c < end) {
-        *reinterpret_cast<uint4*>(row + c) = make_uint4(word[0], word[1], word[2], word[3]);
+  if constexpr (kPacks && kWords == 4) {
+    exchange_items(word);
+    const int c = first + 8 * t;
+    if (row != nullptr && c < end) *reinterpret_cast<uint4*>(row + c) = make_uint4(word[0], word[1], word[2], word[3]);
+  } else {
+    SFFN_UNROLL for (int i = 0; i < kWords; ++i) {
+      const int c = first + 8 * i + 2 * t;
+      if (row == nullptr || c >= end) continue;
+      if (kPacks) {
+        *reinterpret_cast<uint32_t*>(row + c) = word[i];
+      } else {
+        row[c] = low_of(word[i]);
+        if (c + 1 < end) row[c + 1] = high_of(word[i]);
       }
-      return;
-    }
-  }
-  SFFN_UNROLL for (int i = 0; i < kWords; ++i) {
-    const int c = first + 8 * i + 2 * t;
-    if (row == nullptr || c >= end) continue;
-    if (packs) {
-      *reinterpret_cast<uint32_t*>(row + c) = word[i];
-    } else {
-      row[c] = low_of(word[i]);
-      if (c + 1 < end) row[c + 1] = high_of(word[i]);
     }
   }
 }
