@@ -6,7 +6,8 @@
 //   sum_products   y[n] = Σ_i weights[n,i]·E[n·b + i] + bias (+ y), in fp32
 // E is bf16, which halves what the two move: with u the unit roundoff of bf16, y is off by at most u·Σ_i |weights·E|
 // beside its own rounding. Its rows are in the order of choices, so that the second kernel reads memory in order; it
-// stays within the stream's product_bytes. The tables are read once for each segment, h once for each strip.
+// stays within the stream's product_bytes. The tables are read once for each segment, h once for each strip. With one
+// choice a token and nothing to add or to weigh, E is y.
 // multiply_rows is a grouped product on tensor cores: a block of threads takes a tile of 128 rows (row_tiles.cuh) and
 // some of the columns, 128 at a time, in steps of up to 64 cells, three stages of asynchronous copies; each of 8 warps
 // has 64 × 32 results.
@@ -206,6 +207,14 @@ struct ProductCut {
   int64_t tokens, columns;
 };
 
+// y of tokens whose only choice was dropped. A warp has a token.
+__global__ void __launch_bounds__(kSumThreads) clear_dropped_kernel(bfloat16* y, BlockRows rows, int64_t D) {
+  const int64_t n = int64_t{blockIdx.x} * (kSumThreads / 32) + threadIdx.x / 32;
+  if (n >= rows.tokens || rows.inverse[n] >= 0) return;
+  const float zeros[kSumColumns] = {};
+  for (int64_t d = lane_of_warp() * kSumColumns; d < D; d += 32 * kSumColumns) store_floats(y + n * D + d, zeros);
+}
+
 constexpr int64_t kStrip = 256;  // columns of a strip: a multiple
 
 // N / tokens times the tables (M·D) are read, and D / columns times h (P·G): with tokens·columns = room, least where
@@ -256,14 +265,16 @@ void multiply_rows_on_warpgroups(Stream& stream, const Work& work, const Product
 }
 
 void combine_on_tensor_cores(Stream& stream, const Combination<bfloat16>& c) {
-  const ProductCut cut = cut_products(c.rows, c.D, native(stream).product_bytes);
+  const bool alone = c.rows.per_token == 1 && c.weights == nullptr && c.bias == nullptr && !c.accumulate;
+  const ProductCut cut =
+      alone ? ProductCut{c.rows.tokens, c.D} : cut_products(c.rows, c.D, native(stream).product_bytes);
   TileList list(c.rows, cut.tokens);
-  auto* memory = workspace<char>(
-      stream, list.bytes() + list.tokens * c.rows.per_token * cut.columns * static_cast<int64_t>(sizeof(bfloat16)));
+  const int64_t products = alone ? 0 : list.tokens * c.rows.per_token * cut.columns;
+  auto* memory = workspace<char>(stream, list.bytes() + products * static_cast<int64_t>(sizeof(bfloat16)));
   list_tiles(stream, list, memory, c.rows);
   for (int segment = 0; segment < list.segments; ++segment) {
     for (int64_t column = 0; column < c.D; column += cut.columns) {
-      const Products p{.products = reinterpret_cast<bfloat16*>(memory + list.bytes()),
+      const Products p{.products = alone ? c.y : reinterpret_cast<bfloat16*>(memory + list.bytes()),
                        .h = c.h,
                        .w = c.w,
                        .rows = c.rows,
@@ -277,21 +288,25 @@ void combine_on_tensor_cores(Stream& stream, const Combination<bfloat16>& c) {
                        .part = 0};
       const int64_t tokens = std::min(list.tokens, c.rows.tokens - segment * list.tokens), columns = p.end - p.column;
       const int64_t choices = tokens * c.rows.per_token;
-      const double products = bytes_for<bfloat16>(choices * columns);
+      const double moved = bytes_for<bfloat16>(choices * columns);
       const Work work{
-          bytes_for<bfloat16>(choices * c.G + c.rows.blocks * c.G * columns) + bytes_for<int32_t>(choices) + products,
+          bytes_for<bfloat16>(choices * c.G + c.rows.blocks * c.G * columns) + bytes_for<int32_t>(choices) + moved,
           flops_of(choices, c.G, columns), true};
       const bool warpgroups = native(stream).capability == kWarpgroupCapability;
       c.G <= 16    ? multiply_rows<16>(stream, work, p)
       : c.G <= 32  ? multiply_rows<32>(stream, work, p)
       : warpgroups ? multiply_rows_on_warpgroups(stream, work, p)
                    : multiply_rows<64>(stream, work, p);
+      if (alone) continue;
       launch(stream, sum_products_kernel, {blocks_for(tokens * columns / kSumColumns, kSumThreads), kSumThreads},
-             Work{products + bytes_for<bfloat16>((c.accumulate ? 2 : 1) * tokens * columns) +
+             Work{moved + bytes_for<bfloat16>((c.accumulate ? 2 : 1) * tokens * columns) +
                   bytes_for<int32_t>((c.weights != nullptr ? 2 : 1) * choices)},
              c, p);
     }
   }
+  if (!alone) return;
+  launch(stream, clear_dropped_kernel, {blocks_for(c.rows.tokens, kSumThreads / 32), kSumThreads},
+         Work{bytes_for<int32_t>(c.rows.tokens)}, c.y, c.rows, c.D);
 }
 
 template <class T>

@@ -229,7 +229,9 @@ void project_on_warpgroups(Stream& stream, const Projection<bfloat16>& p, const 
 }
 
 void on_tensor_cores(Stream& stream, Projection<bfloat16> p, const Work& work) {
-  p.list = TileList(p.rows, cached_segment(stream, p.rows, p.D * static_cast<int64_t>(sizeof(bfloat16))));
+  // A gathered row is multiplied with G cells: the more, the less it matters whether it comes from L2.
+  const int64_t least_rows = p.G < 128 ? 512 : p.G < 512 ? 1024 : 8192;
+  p.list = TileList(p.rows, cached_segment(stream, p.rows, p.D * static_cast<int64_t>(sizeof(bfloat16)), least_rows));
   list_tiles(stream, p.list, workspace<char>(stream, p.list.bytes()), p.rows);
   if (p.G <= 16) return project_on_tensor_cores<16>(stream, p, work);
   if (p.G <= 32) return project_on_tensor_cores<32>(stream, p, work);
