@@ -143,8 +143,8 @@ class ProductCopies {
   int32_t next_row_[kRows];
 };
 
-// All units of a block of threads. prepare(unit) is called before the sums of a unit, finish(unit, what prepare gave,
-// sums) with them: 16 rows of the unit and all its columns a warp.
+// All units of a block of threads. prepare(unit), also of one without rows, reads what finish(unit, prepared, sums)
+// will need, which gets 16 rows of the unit and all its columns a warp.
 template <bool kAcross, int kColumns, class RowOf, class Prepare, class Finish>
 __device__ __forceinline__ void multiply_units(const BlockProduct& p, RowOf&& row_of, Prepare&& prepare,
                                                Finish&& finish) {
@@ -160,8 +160,10 @@ __device__ __forceinline__ void multiply_units(const BlockProduct& p, RowOf&& ro
   }
   FragmentC sum[kColumns / 8] = {};
   int stage = 0;
-  for (ProductUnit unit; walk.next(unit);) {
-    const auto prepared = prepare(unit);
+  ProductUnit unit = {};
+  bool any = walk.next(unit);
+  auto prepared = prepare(unit);
+  while (any) {
     for (int k = 0; k < depth; k += kPanelWidth) {
       wait_for_copies<kStages - 3>();
       publish_copies();
@@ -180,8 +182,12 @@ __device__ __forceinline__ void multiply_units(const BlockProduct& p, RowOf&& ro
       wait_for_products<1>(sum);
       stage = (stage + 1) % kStages;
     }
+    ProductUnit next = {};  // read while the last products are under way
+    any = walk.next(next);
+    const auto prepared_next = prepare(next);
     wait_for_products<0>(sum);
     finish(unit, prepared, sum);
+    unit = next, prepared = prepared_next;
   }
 }
 

@@ -32,7 +32,7 @@ struct Projection {
   BlockRows rows;
   TileList list;
   int G, D, parts, part;  // parts of the cells of a block, cells of one
-  bool packs;             // rows of z are whole 16 bytes
+  bool packs;             // rows of z and of bias are whole 16 bytes
 };
 
 template <class T>
@@ -115,6 +115,14 @@ __device__ __forceinline__ void add_stage(FragmentC (&sum)[kM][kN], const bfloat
   }
 }
 
+// Of cell c, which is even, and the next.
+template <bool kPacks>
+__device__ __forceinline__ float2 bias_of_pair(const float* bias, int c, int G) {
+  if (bias == nullptr || c >= G) return make_float2(0, 0);
+  if constexpr (kPacks) return *reinterpret_cast<const float2*>(bias + c);
+  return make_float2(bias[c], c + 1 < G ? bias[c + 1] : 0.0f);
+}
+
 // z = sums + bias at the tile's 16 rows from `row` on and cells from `cell` on. Four fragments, 32 cells, leave at once
 // where rows of z allow it: 16 bytes a lane.
 template <bool kPacks, int kN>
@@ -123,21 +131,22 @@ __device__ __forceinline__ void write_sums_as(const Projection<bfloat16>& p, con
   constexpr int kAtOnce = kN < 4 ? kN : 4;
   const int g = lane_of_warp() / 4, t = lane_of_warp() % 4;
   const float* bias = p.bias != nullptr ? p.bias + tile.block * p.G : nullptr;
+  bfloat16* z[2];
+  SFFN_UNROLL for (int half = 0; half < 2; ++half) {
+    const int64_t to = tile.first + row + 8 * half + g;
+    z[half] = to < tile.last ? p.z + to * p.G : nullptr;
+  }
   SFFN_UNROLL for (int j = 0; j < kN; j += kAtOnce) {
     const int first = cell + 8 * j;
-    float added[kAtOnce][2];
-    SFFN_UNROLL for (int e = 0; e < 2 * kAtOnce; ++e) {
-      const int c = first + 8 * (e / 2) + 2 * t + e % 2;
-      added[e / 2][e % 2] = bias != nullptr && c < p.G ? bias[c] : 0.0f;
-    }
+    float2 added[kAtOnce];
+    SFFN_UNROLL for (int i = 0; i < kAtOnce; ++i) { added[i] = bias_of_pair<kPacks>(bias, first + 8 * i + 2 * t, p.G); }
     SFFN_UNROLL for (int half = 0; half < 2; ++half) {
       uint32_t word[kAtOnce];
       SFFN_UNROLL for (int i = 0; i < kAtOnce; ++i) {
         const float* at = sum[j + i].at + half * 2;
-        word[i] = rounded_pair(at[0] + added[i][0], at[1] + added[i][1]);
+        word[i] = rounded_pair(at[0] + added[i].x, at[1] + added[i].y);
       }
-      const int64_t to = tile.first + row + 8 * half + g;
-      write_words<kPacks>(to < tile.last ? p.z + to * p.G : nullptr, word, first, p.G);
+      write_words<kPacks>(z[half], word, first, p.G);
     }
   }
 }
@@ -272,7 +281,7 @@ void block_project(Stream& stream, Tensor z, const Tensor& x, const Tensor& w, c
                                   .D = static_cast<int>(x.cols()),
                                   .parts = 0,
                                   .part = 0,
-                                  .packs = packs_fit(z.cols(), kPiece, z.data<T>())});
+                                  .packs = packs_fit(z.cols(), kPiece, z.data<T>(), bias.data_or_null<float>())});
   });
 }
 
