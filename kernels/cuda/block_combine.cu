@@ -3,19 +3,19 @@
 // Any type and size: combine_units.cuh. bf16 of 16 cells and more whose rows are whole 16 bytes: a segment of tokens
 // and a strip of columns at a time, in two kernels,
 //   multiply_rows  E[c] = h[p]·W_block for the rows p of the segment, c the choice of p          E [choices, columns]
-//   f32 sum_products   y[n] = Σ_i weights[n,i]·E[n·b + i] + bias (+ y)
-// E is fp32: in bf16 each of the b terms would be rounded, which the sum's bound (one rounding of y) does not allow.
-// Its rows are in the order of choices, so that the second kernel reads memory in order; it stays within the stream's
-// product_bytes. What is written twice and read once is then the same as with one strip; the tables are read once for
-// each segment, h once for each strip.
+//   sum_products   y[n] = Σ_i weights[n,i]·E[n·b + i] + bias (+ y), in fp32
+// E is bf16, which halves what the two move: with u the unit roundoff of bf16, y is off by at most u·Σ_i |weights·E|
+// beside its own rounding. Its rows are in the order of choices, so that the second kernel reads memory in order; it
+// stays within the stream's product_bytes. The tables are read once for each segment, h once for each strip. With one
+// choice a token and nothing to add or to weigh, E is y.
 // multiply_rows is a grouped product on tensor cores: a block of threads takes a tile of 128 rows (row_tiles.cuh) and
 // some of the columns, 128 at a time, in steps of up to 64 cells, three stages of asynchronous copies; each of 8 warps
 // has 64 × 32 results.
+#include "kernels/cuda/block_product.cuh"
 #include "kernels/cuda/combine_units.cuh"
 #include "kernels/cuda/pack.cuh"
 #include "kernels/cuda/panel.cuh"
 #include "kernels/cuda/row_tiles.cuh"
-#include "kernels/cuda/wgmma.cuh"
 #include "kernels/ops.h"
 
 #include <cmath>
@@ -29,7 +29,7 @@ constexpr int kWarpRows = 64, kWarpColumns = 32, kAcross = kColumns / kWarpColum
 constexpr int64_t kLeastCells = 16;  // of a block, on tensor cores
 
 struct Products {
-  float* products;  // E, of the strip's columns
+  bfloat16* products;  // E, of the strip's columns
   const bfloat16 *h, *w;
   BlockRows rows;
   TileList list;
@@ -78,34 +78,38 @@ __device__ __forceinline__ void add_stage(Sums& sum, const Stage<kDepth>& stage,
   }
 }
 
-// Writes 16 rows and 8·kN columns from `column` on. Two lanes exchange halves, so that each has four neighbours.
-// places: row of E, or -1.
+// The choice that is row 0 of E.
+__device__ __forceinline__ int32_t first_choice(const Products& p) {
+  return static_cast<int32_t>(p.segment * p.list.tokens * p.rows.per_token);
+}
+
+// Places in E of the rows of a lane in a fragment, or -1.
+struct Places {
+  int32_t of_half[2];
+};
+
+// Writes 16 rows and 8·kN columns from `column` on.
 template <int kN>
-__device__ __forceinline__ void write_products(const Products& p, const FragmentC (&sum)[kN], const int32_t* places,
+__device__ __forceinline__ void write_products(const Products& p, const FragmentC (&sum)[kN], const Places& places,
                                                int column) {
-  const int g = lane_of_warp() / 4, t = lane_of_warp() % 4;
-  const bool odd = t % 2 != 0;
   const int pitch = p.end - p.column;
   SFFN_UNROLL for (int half = 0; half < 2; ++half) {
-    const int32_t place = places[8 * half + g];
-    SFFN_UNROLL for (int j = 0; j < kN; j += 2) {
-      const float *low = sum[j].at + 2 * half, *high = sum[j + 1].at + 2 * half;
-      const float first = __shfl_xor_sync(0xffffffffu, odd ? low[0] : high[0], 1);
-      const float second = __shfl_xor_sync(0xffffffffu, odd ? low[1] : high[1], 1);
-      const int d = column + 8 * (j + t % 2) + t / 2 * 4;
-      if (place < 0 || d >= p.end) continue;
-      const float4 four =
-          odd ? make_float4(first, second, high[0], high[1]) : make_float4(low[0], low[1], first, second);
-      *reinterpret_cast<float4*>(p.products + int64_t{place} * pitch + d - p.column) = four;
+    const int32_t place = places.of_half[half];
+    bfloat16* row = place < 0 ? nullptr : p.products + int64_t{place} * pitch - p.column;
+    SFFN_UNROLL for (int j = 0; j < kN; j += 4) {
+      uint32_t word[4];
+      SFFN_UNROLL for (int i = 0; i < 4; ++i) {
+        word[i] = rounded_pair(sum[j + i].at[2 * half], sum[j + i].at[2 * half + 1]);
+      }
+      write_words<true>(row, word, column + 8 * j, p.end);
     }
   }
 }
 
 // Places of a tile's rows in E; -1 behind the last.
 __device__ __forceinline__ void read_places(int32_t (&place)[kRows], const Products& p, const RowTile& tile) {
-  const auto first_choice = static_cast<int32_t>(p.segment * p.list.tokens * p.rows.per_token);
   if (const int me = static_cast<int>(threadIdx.x); me < kRows) {
-    place[me] = tile.first + me < tile.last ? p.rows.order[tile.first + me] - first_choice : -1;
+    place[me] = tile.first + me < tile.last ? p.rows.order[tile.first + me] - first_choice(p) : -1;
   }
   __syncthreads();
 }
@@ -138,83 +142,56 @@ __global__ void __launch_bounds__(kThreads, 2) multiply_rows_kernel(Products p) 
         sum_cell += kDepth;
         if (sum_cell < p.G) return;
         SFFN_UNROLL for (int i = 0; i < kWarpRows / 16; ++i) {
-          if (inside) write_products(p, sum[i], place + row + 16 * i, sum_column);
+          const int32_t* at = place + row + 16 * i + lane_of_warp() / 4;
+          if (inside) write_products(p, sum[i], {at[0], at[8]}, sum_column);
           SFFN_UNROLL for (int j = 0; j < kWarpColumns / 8; ++j) sum[i][j] = {};
         }
         sum_cell = 0, sum_column += kColumns;
       });
 }
 
-// The same on sm_90a: two warpgroups of 64 rows, all columns of a step each.
-__global__ void __launch_bounds__(kThreads, 2) multiply_rows_on_warpgroups_kernel(Products p) {
+template <int kUnitColumns>
+__global__ void __launch_bounds__(GroupProduct<kUnitColumns>::kThreads, GroupProduct<kUnitColumns>::kBlocks)
+    multiply_rows_on_warpgroups_kernel(Products p, BlockProduct product) {
 #if SFFN_WGMMA
-  constexpr int kDepth = kPanelWidth;
-  auto* stages = panels_of_block<Stage<kDepth>>();
-  __shared__ int32_t place[kRows];
-  RowTile tile;
-  if (!listed_tile(tile, p.list, p.segment * p.list.most + blockIdx.x / p.parts)) return;
-  const int warp = static_cast<int>(threadIdx.x) / 32, row = warp / 4 * 64;
-  const int begin = p.column + static_cast<int>(blockIdx.x % p.parts) * p.part;
-  const int end = begin + p.part < p.end ? begin + p.part : p.end;
-  read_places(place, p, tile);
-  const bool useful = tile.first + row < tile.last;  // for this warpgroup
-  FragmentC sum[kColumns / 8] = {};
-  int ask_column = begin, ask_cell = 0, sum_column = begin, sum_cell = 0;  // where the copies and sums are
-  run_stages_of_warpgroups<kStages>(
-      [&](int stage) {
-        if (ask_column >= end) return false;
-        ask(stages[stage], p, tile, ask_cell, ask_column);
-        ask_cell += kDepth;
-        if (ask_cell >= p.G) ask_cell = 0, ask_column += kColumns;
-        return true;
-      },
-      [&](int stage) {
-        if (!useful) return;
-        begin_products();
-        SFFN_UNROLL for (int k = 0; k < kDepth; k += 16) {
-          add_products<true>(sum, describe_along(stages[stage].h, row, k),
-                             describe_across(stages[stage].w[0], sizeof(stages[stage].w[0]), k));
-        }
-        commit_products();
-        wait_for_products<1>(sum);
-      },
-      [&] {
-        sum_cell += kDepth;
-        if (sum_cell < p.G) return;
-        if (useful) {
-          wait_for_products<0>(sum);
-          write_products(p, sum, place + row + warp % 4 * 16, sum_column);
-          SFFN_UNROLL for (int j = 0; j < kColumns / 8; ++j) sum[j] = {};
-        }
-        sum_cell = 0, sum_column += kColumns;
+  const auto row_of = [](int64_t row) { return static_cast<int32_t>(row); };
+  const auto places_of = [&](const ProductUnit& unit) {
+    const int64_t row = unit.tile.first + static_cast<int>(threadIdx.x) / 32 * 16 + lane_of_warp() / 4;
+    const auto place = [&](int64_t r) { return r < unit.tile.last ? p.rows.order[r] - first_choice(p) : -1; };
+    return Places{place(row), place(row + 8)};
+  };
+  multiply_units<true, kUnitColumns>(
+      product, row_of, places_of,
+      [&](const ProductUnit& unit, const Places& places, const FragmentC(&sum)[kUnitColumns / 8]) {
+        write_products(p, sum, places, unit.column);
       });
 #else
   __trap();  // the host asks for it where it is compiled
 #endif
 }
 
-constexpr int kSumThreads = 256, kSumColumns = 4, kSumBatch = 8;
+constexpr int kSumThreads = 256, kSumColumns = 8, kSumBatch = 8;
 
-// A thread has 4 columns of one token; it reads 8 products before it adds them.
+// A thread has 8 columns of one token; it reads 8 products before it adds them.
 __global__ void __launch_bounds__(kSumThreads) sum_products_kernel(Combination<bfloat16> c, Products p) {
-  const int64_t pitch = p.end - p.column, quads = pitch / kSumColumns, b = c.rows.per_token;
+  using Term = Pack<bfloat16, kSumColumns>;
+  const int64_t pitch = p.end - p.column, packs = pitch / kSumColumns, b = c.rows.per_token;
   const int64_t e = int64_t{blockIdx.x} * kSumThreads + threadIdx.x, first = p.segment * p.list.tokens;
-  const int64_t n = first + e / quads, d = p.column + e % quads * kSumColumns;
+  const int64_t n = first + e / packs, d = p.column + e % packs * kSumColumns;
   if (n >= first + p.list.tokens || n >= c.rows.tokens) return;
-  const float* products = p.products + (n - first) * b * pitch + d - p.column;
+  const bfloat16* products = p.products + (n - first) * b * pitch + d - p.column;
   float sum[kSumColumns] = {};
   for (int64_t i = 0; i < b; i += kSumBatch) {
-    float4 term[kSumBatch];
+    Term term[kSumBatch];
     float weight[kSumBatch];
     SFFN_UNROLL for (int u = 0; u < kSumBatch; ++u) {
       const int64_t choice = n * b + i + u;
       const bool exists = i + u < b && c.rows.inverse[choice] >= 0;
       weight[u] = !exists ? 0.0f : c.weights != nullptr ? c.weights[choice] : 1.0f;
-      term[u] = exists ? *reinterpret_cast<const float4*>(products + (i + u) * pitch) : make_float4(0, 0, 0, 0);
+      term[u] = exists ? *reinterpret_cast<const Term*>(products + (i + u) * pitch) : Term{};
     }
     SFFN_UNROLL for (int u = 0; u < kSumBatch; ++u) {
-      sum[0] += weight[u] * term[u].x, sum[1] += weight[u] * term[u].y;
-      sum[2] += weight[u] * term[u].z, sum[3] += weight[u] * term[u].w;
+      SFFN_UNROLL for (int k = 0; k < kSumColumns; ++k) sum[k] += weight[u] * to_float(term[u].at[k]);
     }
   }
   bfloat16* y = c.y + n * c.D + d;
@@ -225,43 +202,79 @@ __global__ void __launch_bounds__(kSumThreads) sum_products_kernel(Combination<b
   store_floats(y, sum);
 }
 
-// Tokens of a segment and columns of a strip whose products fit in `bytes`, if those of a token and 128 columns do.
+// Tokens of a segment and columns of a strip whose products fit in `bytes`, if those of a token and 256 columns do.
 struct ProductCut {
   int64_t tokens, columns;
 };
 
+// y of tokens whose only choice was dropped. A warp has a token.
+__global__ void __launch_bounds__(kSumThreads) clear_dropped_kernel(bfloat16* y, BlockRows rows, int64_t D) {
+  const int64_t n = int64_t{blockIdx.x} * (kSumThreads / 32) + threadIdx.x / 32;
+  if (n >= rows.tokens || rows.inverse[n] >= 0) return;
+  const float zeros[kSumColumns] = {};
+  for (int64_t d = lane_of_warp() * kSumColumns; d < D; d += 32 * kSumColumns) store_floats(y + n * D + d, zeros);
+}
+
+constexpr int64_t kStrip = 256;  // columns of a strip: a multiple
+
 // N / tokens times the tables (M·D) are read, and D / columns times h (P·G): with tokens·columns = room, least where
 // tokens² = room·B / b.
 ProductCut cut_products(const BlockRows& rows, int64_t D, int64_t bytes) {
-  const int64_t b = rows.per_token, room = std::max<int64_t>(1, bytes / (b * static_cast<int64_t>(sizeof(float))));
+  const int64_t b = rows.per_token, room = std::max<int64_t>(1, bytes / (b * static_cast<int64_t>(sizeof(bfloat16))));
   const double best = std::sqrt(static_cast<double>(room) * static_cast<double>(rows.blocks) / static_cast<double>(b));
-  const int64_t widest = (D + kColumns - 1) / kColumns * kColumns;
+  const int64_t widest = (D + kStrip - 1) / kStrip * kStrip;
   int64_t tokens = std::clamp<int64_t>(static_cast<int64_t>(best), 1, rows.tokens);
-  const int64_t columns = std::clamp<int64_t>(room / tokens / kColumns * kColumns, kColumns, widest);
+  const int64_t fitting = std::clamp<int64_t>(room / tokens / kStrip * kStrip, kStrip, widest);
+  const int64_t strips = (widest + fitting - 1) / fitting;
+  const int64_t columns = (widest / kStrip + strips - 1) / strips * kStrip;  // as even as can be
   tokens = std::clamp<int64_t>(room / columns, 1, rows.tokens);
+  const int64_t segments = (rows.tokens + tokens - 1) / tokens;
+  tokens = (rows.tokens + segments - 1) / segments;
   return {tokens, std::min(columns, D)};
 }
 
 template <int kDepth>
-void multiply_rows(Stream& stream, void (*kernel)(Products), const Work& work, Products p) {
+void multiply_rows(Stream& stream, const Work& work, Products p) {
   constexpr int kSteps = 8;  // of one block of threads, at least, if the strip is wide enough
   const int tiles = (p.end - p.column + kColumns - 1) / kColumns, steps = (p.G + kDepth - 1) / kDepth;
   p.part = std::clamp(kSteps / steps, 1, tiles) * kColumns;
   p.parts = (p.end - p.column + p.part - 1) / p.part;
-  launch(stream, kernel,
+  launch(stream, multiply_rows_kernel<kDepth>,
          {static_cast<unsigned>(p.list.most * p.parts), kThreads, kStages * sizeof(Stage<kDepth>) + kPanelAlignment},
          work, p);
 }
 
+void multiply_rows_on_warpgroups(Stream& stream, const Work& work, const Products& p) {
+  const BlockProduct product{.left = p.h,
+                             .w = p.w,
+                             .G = p.G,
+                             .D = p.D,
+                             .begin = p.column,
+                             .end = p.end,
+                             .list = p.list,
+                             .first = static_cast<int>(p.segment * p.list.most),
+                             .slots = static_cast<int>(p.list.most)};
+  switch (columns_of_unit(p.end - p.column, 256)) {
+    case 64:
+      return launch_units<64>(stream, multiply_rows_on_warpgroups_kernel<64>, work, p, product);
+    case 128:
+      return launch_units<128>(stream, multiply_rows_on_warpgroups_kernel<128>, work, p, product);
+    default:
+      return launch_units<256>(stream, multiply_rows_on_warpgroups_kernel<256>, work, p, product);
+  }
+}
+
 void combine_on_tensor_cores(Stream& stream, const Combination<bfloat16>& c) {
-  const ProductCut cut = cut_products(c.rows, c.D, native(stream).product_bytes);
+  const bool alone = c.rows.per_token == 1 && c.weights == nullptr && c.bias == nullptr && !c.accumulate;
+  const ProductCut cut =
+      alone ? ProductCut{c.rows.tokens, c.D} : cut_products(c.rows, c.D, native(stream).product_bytes);
   TileList list(c.rows, cut.tokens);
-  auto* memory = workspace<char>(
-      stream, list.bytes() + list.tokens * c.rows.per_token * cut.columns * static_cast<int64_t>(sizeof(float)));
+  const int64_t products = alone ? 0 : list.tokens * c.rows.per_token * cut.columns;
+  auto* memory = workspace<char>(stream, list.bytes() + products * static_cast<int64_t>(sizeof(bfloat16)));
   list_tiles(stream, list, memory, c.rows);
   for (int segment = 0; segment < list.segments; ++segment) {
     for (int64_t column = 0; column < c.D; column += cut.columns) {
-      const Products p{.products = reinterpret_cast<float*>(memory + list.bytes()),
+      const Products p{.products = alone ? c.y : reinterpret_cast<bfloat16*>(memory + list.bytes()),
                        .h = c.h,
                        .w = c.w,
                        .rows = c.rows,
@@ -275,21 +288,25 @@ void combine_on_tensor_cores(Stream& stream, const Combination<bfloat16>& c) {
                        .part = 0};
       const int64_t tokens = std::min(list.tokens, c.rows.tokens - segment * list.tokens), columns = p.end - p.column;
       const int64_t choices = tokens * c.rows.per_token;
-      const double products = bytes_for<float>(choices * columns);
+      const double moved = bytes_for<bfloat16>(choices * columns);
       const Work work{
-          bytes_for<bfloat16>(choices * c.G + c.rows.blocks * c.G * columns) + bytes_for<int32_t>(choices) + products,
+          bytes_for<bfloat16>(choices * c.G + c.rows.blocks * c.G * columns) + bytes_for<int32_t>(choices) + moved,
           flops_of(choices, c.G, columns), true};
       const bool warpgroups = native(stream).capability == kWarpgroupCapability;
-      c.G <= 16    ? multiply_rows<16>(stream, multiply_rows_kernel<16>, work, p)
-      : c.G <= 32  ? multiply_rows<32>(stream, multiply_rows_kernel<32>, work, p)
-      : warpgroups ? multiply_rows<64>(stream, multiply_rows_on_warpgroups_kernel, work, p)
-                   : multiply_rows<64>(stream, multiply_rows_kernel<64>, work, p);
+      c.G <= 16    ? multiply_rows<16>(stream, work, p)
+      : c.G <= 32  ? multiply_rows<32>(stream, work, p)
+      : warpgroups ? multiply_rows_on_warpgroups(stream, work, p)
+                   : multiply_rows<64>(stream, work, p);
+      if (alone) continue;
       launch(stream, sum_products_kernel, {blocks_for(tokens * columns / kSumColumns, kSumThreads), kSumThreads},
-             Work{products + bytes_for<bfloat16>((c.accumulate ? 2 : 1) * tokens * columns) +
+             Work{moved + bytes_for<bfloat16>((c.accumulate ? 2 : 1) * tokens * columns) +
                   bytes_for<int32_t>((c.weights != nullptr ? 2 : 1) * choices)},
              c, p);
     }
   }
+  if (!alone) return;
+  launch(stream, clear_dropped_kernel, {blocks_for(c.rows.tokens, kSumThreads / 32), kSumThreads},
+         Work{bytes_for<int32_t>(c.rows.tokens)}, c.y, c.rows, c.D);
 }
 
 template <class T>

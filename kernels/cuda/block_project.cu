@@ -6,13 +6,13 @@
 // bf16 of 16 cells and more whose rows are whole 16 bytes: tensor cores, 128 rows and 16 to 128 cells, 64 elements of D
 // at a time, three stages of asynchronous copies; a warp has up to 64 × 32 results. Tiles come in segments of tokens
 // whose rows of x stay in L2 (row_tiles.cuh).
+#include "kernels/cuda/block_product.cuh"
 #include "kernels/cuda/block_rows.cuh"
 #include "kernels/cuda/float_tile.cuh"
 #include "kernels/cuda/launch.cuh"
 #include "kernels/cuda/pack.cuh"
 #include "kernels/cuda/panel.cuh"
 #include "kernels/cuda/row_tiles.cuh"
-#include "kernels/cuda/wgmma.cuh"
 #include "kernels/ops.h"
 
 #include <algorithm>
@@ -32,7 +32,7 @@ struct Projection {
   BlockRows rows;
   TileList list;
   int G, D, parts, part;  // parts of the cells of a block, cells of one
-  bool packs;             // rows of z are whole 16 bytes
+  bool packs;             // rows of z and of bias are whole 16 bytes
 };
 
 template <class T>
@@ -115,69 +115,46 @@ __device__ __forceinline__ void add_stage(FragmentC (&sum)[kM][kN], const bfloat
   }
 }
 
-// Four neighbouring lanes hold a word each of four items: word[i] of item i. Lane t of them gets those of item t.
-__device__ __forceinline__ void exchange_items(uint32_t (&word)[4]) {
-  const int t = lane_of_warp() % 4;
-  SFFN_UNROLL for (int lanes = 1; lanes <= 2; ++lanes) {
-    const bool upper = (t & lanes) != 0;
-    SFFN_UNROLL for (int i = 0; i < 2; ++i) {
-      const int low = lanes == 1 ? 2 * i : i, high = low + lanes;
-      const uint32_t other = __shfl_xor_sync(0xffffffffu, upper ? word[low] : word[high], lanes);
-      word[low] = upper ? other : word[low], word[high] = upper ? word[high] : other;
-    }
-  }
+// Of cell c, which is even, and the next.
+template <bool kPacks>
+__device__ __forceinline__ float2 bias_of_pair(const float* bias, int c, int G) {
+  if (bias == nullptr || c >= G) return make_float2(0, 0);
+  if constexpr (kPacks) return *reinterpret_cast<const float2*>(bias + c);
+  return make_float2(bias[c], c + 1 < G ? bias[c + 1] : 0.0f);
 }
 
-// Cells first + 8·i + 2·t and their neighbours, a word each, of one row of z; null: of none.
-template <int kWords>
-__device__ __forceinline__ void write_words(const Projection<bfloat16>& p, uint32_t (&word)[kWords], bfloat16* z,
-                                            int first) {
-  const int t = lane_of_warp() % 4;
-  if constexpr (kWords == 4) {
-    if (p.packs) {
-      exchange_items(word);
-      const int c = first + 8 * t;
-      if (z != nullptr && c < p.G) *reinterpret_cast<uint4*>(z + c) = make_uint4(word[0], word[1], word[2], word[3]);
-      return;
-    }
-  }
-  SFFN_UNROLL for (int i = 0; i < kWords; ++i) {
-    const int c = first + 8 * i + 2 * t;
-    if (z == nullptr || c >= p.G) continue;
-    if (p.packs) {
-      *reinterpret_cast<uint32_t*>(z + c) = word[i];
-    } else {
-      store(z[c], low_of(word[i]));
-      if (c + 1 < p.G) store(z[c + 1], high_of(word[i]));
-    }
-  }
-}
-
-// z = sums + bias at the tile's rows from `row` on and cells from `cell` on. Four fragments, 32 cells, leave at once
+// z = sums + bias at the tile's 16 rows from `row` on and cells from `cell` on. Four fragments, 32 cells, leave at once
 // where rows of z allow it: 16 bytes a lane.
-template <int kM, int kN>
-__device__ __forceinline__ void write_sums(const Projection<bfloat16>& p, const FragmentC (&sum)[kM][kN],
-                                           const RowTile& tile, int row, int cell) {
+template <bool kPacks, int kN>
+__device__ __forceinline__ void write_sums_as(const Projection<bfloat16>& p, const FragmentC (&sum)[kN],
+                                              const RowTile& tile, int row, int cell) {
   constexpr int kAtOnce = kN < 4 ? kN : 4;
   const int g = lane_of_warp() / 4, t = lane_of_warp() % 4;
   const float* bias = p.bias != nullptr ? p.bias + tile.block * p.G : nullptr;
+  bfloat16* z[2];
+  SFFN_UNROLL for (int half = 0; half < 2; ++half) {
+    const int64_t to = tile.first + row + 8 * half + g;
+    z[half] = to < tile.last ? p.z + to * p.G : nullptr;
+  }
   SFFN_UNROLL for (int j = 0; j < kN; j += kAtOnce) {
     const int first = cell + 8 * j;
-    float added[kAtOnce][2];
-    SFFN_UNROLL for (int e = 0; e < 2 * kAtOnce; ++e) {
-      const int c = first + 8 * (e / 2) + 2 * t + e % 2;
-      added[e / 2][e % 2] = bias != nullptr && c < p.G ? bias[c] : 0.0f;
-    }
-    SFFN_UNROLL for (int half = 0; half < 2 * kM; ++half) {
+    float2 added[kAtOnce];
+    SFFN_UNROLL for (int i = 0; i < kAtOnce; ++i) { added[i] = bias_of_pair<kPacks>(bias, first + 8 * i + 2 * t, p.G); }
+    SFFN_UNROLL for (int half = 0; half < 2; ++half) {
       uint32_t word[kAtOnce];
       SFFN_UNROLL for (int i = 0; i < kAtOnce; ++i) {
-        const float* at = sum[half / 2][j + i].at + half % 2 * 2;
-        word[i] = rounded_pair(at[0] + added[i][0], at[1] + added[i][1]);
+        const float* at = sum[j + i].at + half * 2;
+        word[i] = rounded_pair(at[0] + added[i].x, at[1] + added[i].y);
       }
-      const int64_t to = tile.first + row + 8 * half + g;
-      write_words(p, word, to < tile.last ? p.z + to * p.G : nullptr, first);
+      write_words<kPacks>(z[half], word, first, p.G);
     }
   }
+}
+
+template <int kN>
+__device__ __forceinline__ void write_sums(const Projection<bfloat16>& p, const FragmentC (&sum)[kN],
+                                           const RowTile& tile, int row, int cell) {
+  p.packs ? write_sums_as<true>(p, sum, tile, row, cell) : write_sums_as<false>(p, sum, tile, row, cell);
 }
 
 // token[r] of row r; -1 behind the last
@@ -212,7 +189,8 @@ __global__ void __launch_bounds__(Cut<kCells>::kThreads, kCells == 128 ? 2 : 3)
       [&](int stage) {
         if (useful) add_stage(sum, stages[stage].x, stages[stage].w, row, column);
       });
-  if (useful) write_sums(p, sum, tile, row, cell + column);
+  if (!useful) return;
+  SFFN_UNROLL for (int i = 0; i < C::kWarpRows / 16; ++i) write_sums(p, sum[i], tile, row + 16 * i, cell + column);
 }
 
 template <int kCells>
@@ -224,96 +202,51 @@ void project_on_tensor_cores(Stream& stream, Projection<bfloat16>& p, const Work
          work, p);
 }
 
-// ---- On the tensor cores of sm_90a: two warpgroups of 64 rows, all cells of a step each ----
-
 template <int kCells>
-struct GroupCut {
-  static constexpr int kThreads = 256, kStages = kCells == 128 ? 3 : 4, kBlocks = kCells == 256 ? 1 : 2;
-};
-
-template <int kCells>
-__global__ void __launch_bounds__(GroupCut<kCells>::kThreads, GroupCut<kCells>::kBlocks)
-    project_on_warpgroups_kernel(Projection<bfloat16> p) {
+__global__ void __launch_bounds__(GroupProduct<kCells>::kThreads, GroupProduct<kCells>::kBlocks)
+    project_on_warpgroups_kernel(Projection<bfloat16> p, BlockProduct product) {
 #if SFFN_WGMMA
-  using C = GroupCut<kCells>;
-  auto* stages = panels_of_block<Stage<kCells>>();
-  __shared__ int32_t token[kRows];
-  RowTile tile;
-  if (!listed_tile(tile, p.list, blockIdx.x / p.parts)) return;
-  const int begin = static_cast<int>(blockIdx.x % p.parts) * p.part, warp = static_cast<int>(threadIdx.x) / 32;
-  const int end = begin + p.part < p.G ? begin + p.part : p.G, row = warp / 4 * 64;
-  read_tokens(token, p.rows, tile);
-  const bool useful = tile.first + row < tile.last;  // for this warpgroup
-  FragmentC sum[1][kCells / 8] = {};
-  int ask_cell = begin, ask_d = 0, sum_cell = begin, sum_d = 0;  // where the copies and sums are
-  run_stages_of_warpgroups<C::kStages>(
-      [&](int stage) {
-        if (ask_cell >= end) return false;
-        ask<C::kThreads>(stages[stage], p, token, tile.block, ask_cell, ask_d);
-        ask_d += kPanelWidth;
-        if (ask_d >= p.D) ask_d = 0, ask_cell += kCells;
-        return true;
-      },
-      [&](int stage) {
-        if (!useful) return;
-        begin_products();
-        SFFN_UNROLL for (int k = 0; k < kPanelWidth; k += 16) {
-          add_products<false>(sum[0], describe_along(stages[stage].x, row, k), describe_along(stages[stage].w, 0, k));
-        }
-        commit_products();
-        wait_for_products<1>(sum[0]);
-      },
-      [&] {
-        sum_d += kPanelWidth;
-        if (sum_d < p.D) return;
-        if (useful) {
-          wait_for_products<0>(sum[0]);
-          write_sums(p, sum, tile, row + warp % 4 * 16, sum_cell);
-          SFFN_UNROLL for (int j = 0; j < kCells / 8; ++j) sum[0][j] = {};
-        }
-        sum_d = 0, sum_cell += kCells;
+  const auto token_of = [&](int64_t row) { return token_of_choice(p.rows, p.rows.order[row]); };
+  multiply_units<false, kCells>(
+      product, token_of, [](const ProductUnit&) { return 0; },
+      [&](const ProductUnit& unit, int, const FragmentC(&sum)[kCells / 8]) {
+        write_sums(p, sum, unit.tile, static_cast<int>(threadIdx.x) / 32 * 16, unit.column);
       });
 #else
   __trap();  // the host asks for it where it is compiled
 #endif
 }
 
-template <int kCells>
-void project_on_warpgroups(Stream& stream, Projection<bfloat16>& p, const Work& work) {
-  using C = GroupCut<kCells>;
-  constexpr int kMostCells = C::kBlocks == 1 ? 4 * kCells : kCells;  // one writes while the next are copied
-  p.part = std::min(kMostCells, (p.G + kCells - 1) / kCells * kCells), p.parts = (p.G + p.part - 1) / p.part;
-  launch(stream, project_on_warpgroups_kernel<kCells>,
-         {static_cast<unsigned>(p.list.slots() * p.parts), C::kThreads,
-          C::kStages * sizeof(Stage<kCells>) + kPanelAlignment},
-         work, p);
-}
-
-// Cells of a part, 16 to `most`: the widest that pads a block no more than 64 do.
-int cells_of_part(int G, int most) {
-  const auto padded = [G](int cells) { return (G + cells - 1) / cells * cells; };
-  int part = 16;
-  while (part < G && part < 64) part *= 2;
-  while (part < most && part >= 64 && padded(2 * part) <= padded(64)) part *= 2;
-  return part;
+void project_on_warpgroups(Stream& stream, const Projection<bfloat16>& p, const Work& work) {
+  const BlockProduct product{.left = p.x,
+                             .w = p.w,
+                             .G = p.G,
+                             .D = p.D,
+                             .begin = 0,
+                             .end = p.G,
+                             .list = p.list,
+                             .first = 0,
+                             .slots = static_cast<int>(p.list.slots())};
+  switch (columns_of_unit(p.G, 256)) {
+    case 64:
+      return launch_units<64>(stream, project_on_warpgroups_kernel<64>, work, p, product);
+    case 128:
+      return launch_units<128>(stream, project_on_warpgroups_kernel<128>, work, p, product);
+    default:
+      return launch_units<256>(stream, project_on_warpgroups_kernel<256>, work, p, product);
+  }
 }
 
 void on_tensor_cores(Stream& stream, Projection<bfloat16> p, const Work& work) {
-  p.list = TileList(p.rows, cached_segment(stream, p.rows, p.D * static_cast<int64_t>(sizeof(bfloat16))));
+  // A gathered row is multiplied with G cells: the more, the less it matters whether it comes from L2.
+  const int64_t least_rows = p.G < 128 ? 512 : p.G < 512 ? 1024 : 8192;
+  p.list = TileList(p.rows, cached_segment(stream, p.rows, p.D * static_cast<int64_t>(sizeof(bfloat16)), least_rows));
   list_tiles(stream, p.list, workspace<char>(stream, p.list.bytes()), p.rows);
-  const bool warpgroups = native(stream).capability == kWarpgroupCapability && p.G > 32;
-  switch (cells_of_part(p.G, warpgroups ? 256 : 128)) {
-    case 16:
-      return project_on_tensor_cores<16>(stream, p, work);
-    case 32:
-      return project_on_tensor_cores<32>(stream, p, work);
-    case 64:
-      return warpgroups ? project_on_warpgroups<64>(stream, p, work) : project_on_tensor_cores<64>(stream, p, work);
-    case 128:
-      return warpgroups ? project_on_warpgroups<128>(stream, p, work) : project_on_tensor_cores<128>(stream, p, work);
-    default:
-      return project_on_warpgroups<256>(stream, p, work);
-  }
+  if (p.G <= 16) return project_on_tensor_cores<16>(stream, p, work);
+  if (p.G <= 32) return project_on_tensor_cores<32>(stream, p, work);
+  if (native(stream).capability == kWarpgroupCapability) return project_on_warpgroups(stream, p, work);
+  columns_of_unit(p.G, 128) == 64 ? project_on_tensor_cores<64>(stream, p, work)
+                                  : project_on_tensor_cores<128>(stream, p, work);
 }
 
 template <class T>
@@ -348,7 +281,7 @@ void block_project(Stream& stream, Tensor z, const Tensor& x, const Tensor& w, c
                                   .D = static_cast<int>(x.cols()),
                                   .parts = 0,
                                   .part = 0,
-                                  .packs = packs_fit(z.cols(), kPiece, z.data<T>())});
+                                  .packs = packs_fit(z.cols(), kPiece, z.data<T>(), bias.data_or_null<float>())});
   });
 }
 

@@ -5,11 +5,13 @@
 // Any type and size: 64 × 64 by fp32 multiply-adds over all rows of the block, which dW gets at once.
 // bf16 of 16 cells and more whose rows are whole 16 bytes: tensor cores, 128 × 128 or up to 64 × 256, 32 rows at a
 // time, four stages of asynchronous copies; each of 8 warps has up to 64 × 32 results. There weight·h, a float, is the
-// sum of three bf16, so that it enters unrounded. The rows of a block are cut into pieces of a size that depends on
+// sum of three bf16, so that it enters unrounded. On sm_90a, without weights and from 33 cells on: 64 or 128 × 256, 64
+// rows at a time (block_weight_gradient.cuh). The rows of a block are cut into pieces of a size that depends on
 // shapes alone, so that a popular block keeps many blocks of threads busy:
 //   weight_gradient  dW_i += the first piece's sum;  partial[slot of k] = the k-th piece's, k > 0
 //   add_partials     dW_i += Σ_k partial[slot of k], in order
 #include "kernels/cuda/block_rows.cuh"
+#include "kernels/cuda/block_weight_gradient.cuh"
 #include "kernels/cuda/float_tile.cuh"
 #include "kernels/cuda/launch.cuh"
 #include "kernels/cuda/pack.cuh"
@@ -23,32 +25,7 @@
 namespace sffn::cuda {
 namespace {
 
-template <class T>
-struct Gradient {
-  float* dw;
-  const T* h;
-  const float* weights;
-  const T* x;
-  BlockRows rows;
-  int64_t pairs;
-  int G, D, parts, strips;  // parts of cells, strips of columns
-};
-
-// What a block of threads owns: cells [cell, G) of a block and columns [d, D), as far as its tile reaches.
-struct Tile {
-  int64_t slot;  // the block, or one of its pieces
-  int cell, d;
-};
-template <class T>
-__device__ __forceinline__ Tile tile_of(const Gradient<T>& g, int cells, int columns) {
-  const unsigned strips = g.strips, parts = g.parts, part = blockIdx.x / strips;
-  return {part / parts, static_cast<int>(part % parts) * cells, static_cast<int>(blockIdx.x % strips) * columns};
-}
-
-template <class T>
-void cut(Gradient<T>& g, int cells, int columns) {
-  g.parts = (g.G + cells - 1) / cells, g.strips = (g.D + columns - 1) / columns;
-}
+using namespace gradient;
 
 template <class T>
 __global__ void __launch_bounds__(kTileThreads) weight_gradient_kernel(Gradient<T> g) {
@@ -90,28 +67,8 @@ __global__ void __launch_bounds__(kTileThreads) weight_gradient_kernel(Gradient<
 
 // ---- On tensor cores ----
 
-constexpr int kDepth = 32, kStages = 4, kThreads = 256, kSplits = 3, kWarpColumns = 32;
+constexpr int kDepth = 32, kStages = 4, kSplits = 3, kWarpColumns = 32;
 constexpr int kLeastCells = 16;  // of a block
-
-// Blocks in pieces of `rows` rows; starts[i]: rows of the blocks before block i. Piece k > 0 of block i has slot
-// ⌊starts[i] / rows⌋ + k - 1 of partial: as ⌊s / R⌋ + ⌈n / R⌉ - 1 <= ⌊(s + n) / R⌋, no two pieces have one slot.
-struct Pieces {
-  const int32_t* starts;
-  float* partial;  // [slots, G·D]
-  int32_t rows;
-};
-
-struct Piece {
-  int32_t block, index;  // index -1: none
-};
-
-// Pieces of block i take the slots from ⌊starts[i] / rows⌋ + i on. All lanes of a warp call it.
-__device__ __forceinline__ Piece piece_of_slot(const Pieces& pieces, int64_t blocks, int64_t slot) {
-  const auto block =
-      static_cast<int32_t>(last_before(blocks, [&](int64_t i) { return pieces.starts[i] / pieces.rows + i <= slot; }));
-  const int32_t start = pieces.starts[block], index = static_cast<int32_t>(slot) - (start / pieces.rows + block);
-  return {block, start + int64_t{index} * pieces.rows < pieces.starts[block + 1] ? index : -1};
-}
 
 // starts[i] = rows of blocks before i, through all chunks; starts[blocks]: of all
 __global__ void __launch_bounds__(kThreads) block_starts_kernel(int32_t* starts, BlockRows rows, int64_t chunks) {
@@ -133,61 +90,8 @@ __global__ void __launch_bounds__(kThreads) block_starts_kernel(int32_t* starts,
 template <int kCells>
 struct Cut {
   static constexpr int kColumns = kCells == 128 ? 128 : 256, kWarpCells = kCells < 64 ? kCells : 64;
-  static constexpr int kAcross = kColumns / kWarpColumns, kPanelsH = (kCells + kPanelWidth - 1) / kPanelWidth;
-};
-template <int kCells>
-struct Stage {  // shared: both factors across the depth of the product
-  bfloat16 h[Cut<kCells>::kPanelsH][kDepth * kPanelWidth], x[Cut<kCells>::kColumns / kPanelWidth][kDepth * kPanelWidth];
-  float weight[kDepth];
-  float unused[kPanelAlignment / sizeof(float) - kDepth];
-};
-
-// The rows of a piece, kDepth at a time. A thread copies parts of one row at each step; the choice of its next row is
-// read one step ahead.
-template <int kCells>
-class Factors {
- public:
-  __device__ __forceinline__ Factors(const Gradient<bfloat16>& g, const Tile& at, const Piece& piece, int32_t rows)
-      : g_(g), cell_(at.cell), d_(at.d), walk_(g.rows, piece.block, piece.index * rows, rows) {
-    advance();
-  }
-  __device__ __forceinline__ bool ended() const { return count_ == 0; }
-  // Asks for rows at which the walk is; what does not exist is zero.
-  __device__ __forceinline__ void ask(Stage<kCells>& stage) {
-    using C = Cut<kCells>;
-    const bool exists = row_of_thread() < count_;
-    const bfloat16* h = g_.h + int64_t{walk_.row() - count_ + row_of_thread()} * g_.G + cell_;
-    const bfloat16* x = g_.x + int64_t{token_of_choice(g_.rows, choice_)} * g_.D + d_;
-    SFFN_UNROLL for (int panel = 0; panel < C::kPanelsH; ++panel) {
-      ask_panel<kDepth, kPanelPieces, kThreads>(stage.h[panel], g_.h, [&](int, int c) {
-        const int j = panel * kPanelWidth + c;
-        return exists && j < kCells && cell_ + j < g_.G ? h + j : nullptr;
-      });
-    }
-    SFFN_UNROLL for (int panel = 0; panel < C::kColumns / kPanelWidth; ++panel) {
-      ask_panel<kDepth, kPanelPieces, kThreads>(stage.x[panel], g_.x, [&](int, int c) {
-        const int d = panel * kPanelWidth + c;
-        return exists && d_ + d < g_.D ? x + d : nullptr;
-      });
-    }
-    if (g_.weights != nullptr && threadIdx.x % kPanelPieces == 0) {
-      copy_async<4>(&stage.weight[row_of_thread()], exists ? g_.weights + choice_ : g_.weights, exists);
-    }
-    advance();
-  }
-
- private:
-  static __device__ __forceinline__ int row_of_thread() { return static_cast<int>(threadIdx.x) / kPanelPieces; }
-  __device__ __forceinline__ void advance() {
-    count_ = walk_.next(g_.rows, g_.pairs, kDepth);
-    choice_ = row_of_thread() < count_ ? g_.rows.order[walk_.row() - count_ + row_of_thread()] : 0;
-  }
-
-  static_assert(kThreads / kPanelPieces == kDepth);
-  const Gradient<bfloat16>& g_;
-  int cell_, d_;
-  RowWalk walk_;
-  int32_t count_ = 0, choice_ = 0;
+  static constexpr int kAcross = kColumns / kWarpColumns;
+  using Stage = gradient::Stage<kCells, kColumns, kDepth>;
 };
 
 // What is left of two neighbours of weight·h.
@@ -202,9 +106,8 @@ __device__ __forceinline__ uint32_t take_pair(Rest& rest) {
 }
 
 // The products of 16 rows from k on.
-template <int kCells, bool kWeighted, int kM>
-__device__ __forceinline__ void add_rows(FragmentC (&sum)[kM][4], const Stage<kCells>& stage, int row, int column,
-                                         int k) {
+template <bool kWeighted, int kM, class Stage>
+__device__ __forceinline__ void add_rows(FragmentC (&sum)[kM][4], const Stage& stage, int row, int column, int k) {
   const bfloat16 *h = stage.h[row / kPanelWidth], *x = stage.x[column / kPanelWidth];
   FragmentB b[2][2];
   SFFN_UNROLL for (int j = 0; j < 2; ++j) load_b_across(b[j], x, column % kPanelWidth + 16 * j, k);
@@ -223,29 +126,12 @@ __device__ __forceinline__ void add_rows(FragmentC (&sum)[kM][4], const Stage<kC
   }
 }
 
-template <int kCells, bool kWeighted, int kM>
-__device__ __forceinline__ void add_stage(FragmentC (&sum)[kM][4], const Stage<kCells>& stage, int row, int column) {
+template <bool kWeighted, int kM, class Stage>
+__device__ __forceinline__ void add_stage(FragmentC (&sum)[kM][4], const Stage& stage, int row, int column) {
   if constexpr (kWeighted) {
-    SFFN_NO_UNROLL for (int k = 0; k < kDepth; k += 16) add_rows<kCells, true>(sum, stage, row, column, k);
+    SFFN_NO_UNROLL for (int k = 0; k < kDepth; k += 16) add_rows<true>(sum, stage, row, column, k);
   } else {
-    SFFN_UNROLL for (int k = 0; k < kDepth; k += 16) add_rows<kCells, false>(sum, stage, row, column, k);
-  }
-}
-
-// to [G,D]: the block's rows of dW, which are added to, or a partial sum.
-template <int kM>
-__device__ __forceinline__ void write_sums(float* to, const Gradient<bfloat16>& g, const FragmentC (&sum)[kM][4],
-                                           bool add, int cell, int column) {
-  const int lane = lane_of_warp();
-  SFFN_UNROLL for (int half = 0; half < 2 * kM; ++half) {
-    SFFN_UNROLL for (int j = 0; j < 4; ++j) {
-      const int c = cell + lane / 4 + 8 * half, d = column + 8 * j + lane % 4 * 2;
-      if (c >= g.G || d >= g.D) continue;
-      auto* pair = reinterpret_cast<float2*>(to + int64_t{c} * g.D + d);
-      const float2 before = add ? *pair : make_float2(0, 0);
-      const float* at = sum[half / 2][j].at + half % 2 * 2;
-      *pair = make_float2(before.x + at[0], before.y + at[1]);
-    }
+    SFFN_UNROLL for (int k = 0; k < kDepth; k += 16) add_rows<false>(sum, stage, row, column, k);
   }
 }
 
@@ -253,29 +139,24 @@ template <int kCells, bool kWeighted>
 __global__ void __launch_bounds__(kThreads, 2)
     weight_gradient_on_tensor_cores_kernel(Gradient<bfloat16> g, Pieces pieces) {
   using C = Cut<kCells>;
-  auto* stages = panels_of_block<Stage<kCells>>();
+  auto* stages = panels_of_block<typename C::Stage>();
   const Tile at = tile_of(g, kCells, C::kColumns);
   const Piece piece = piece_of_slot(pieces, g.rows.blocks, at.slot);
   if (piece.index < 0) return;
   const int warp = static_cast<int>(threadIdx.x) / 32, row = warp / C::kAcross * C::kWarpCells;
   const int column = warp % C::kAcross * kWarpColumns;
   const bool useful = at.cell + row < g.G && at.d + column < g.D;  // for this warp
-  Factors<kCells> factors(g, at, piece, pieces.rows);
+  Factors<typename C::Stage> factors(g, at, piece, pieces.rows);
   FragmentC sum[C::kWarpCells / 16][4] = {};
-  run_stages<kStages>(
-      [&](int stage) {
-        if (factors.ended()) return false;
-        factors.ask(stages[stage]);
-        return true;
-      },
-      [&](int stage) {
-        if (useful) add_stage<kCells, kWeighted>(sum, stages[stage], row, column);
-      });
+  run_stages<kStages>([&](int stage) { return factors.ask(stages[stage]); },
+                      [&](int stage) {
+                        if (useful) add_stage<kWeighted>(sum, stages[stage], row, column);
+                      });
   if (!useful) return;
-  const int64_t size = int64_t{g.G} * g.D;
-  const int32_t slot = pieces.starts[piece.block] / pieces.rows + piece.index - 1;
-  float* to = piece.index == 0 ? g.dw + piece.block * size : pieces.partial + slot * size;
-  write_sums(to, g, sum, piece.index == 0, at.cell + row, at.d + column);
+  float* to = sum_of_piece(g, pieces, piece);
+  SFFN_UNROLL for (int i = 0; i < C::kWarpCells / 16; ++i) {
+    write_sums(to, g, sum[i], piece.index == 0, at.cell + row + 16 * i, at.d + column);
+  }
 }
 
 // A block of threads has kThreads pairs of elements of one block.
@@ -299,16 +180,26 @@ int32_t rows_of_piece(const Gradient<bfloat16>& g) {
   return static_cast<int32_t>((std::min(rows, kMost) + kDepth - 1) / kDepth * kDepth);
 }
 
+unsigned tiles_of(const Gradient<bfloat16>& g, const Pieces& pieces) {
+  return static_cast<unsigned>((g.rows.choices() / pieces.rows + g.rows.blocks) * g.parts * g.strips);
+}
+
 template <int kCells>
 void weight_gradient_on_tensor_cores(Stream& stream, Gradient<bfloat16> g, const Pieces& pieces, const Work& work) {
-  const int64_t slots = g.rows.choices() / pieces.rows + g.rows.blocks;
   cut(g, kCells, Cut<kCells>::kColumns);
-  launch(
-      stream,
-      g.weights != nullptr ? weight_gradient_on_tensor_cores_kernel<kCells, true>
-                           : weight_gradient_on_tensor_cores_kernel<kCells, false>,
-      {static_cast<unsigned>(slots * g.parts * g.strips), kThreads, kStages * sizeof(Stage<kCells>) + kPanelAlignment},
-      work, g, pieces);
+  launch(stream,
+         g.weights != nullptr ? weight_gradient_on_tensor_cores_kernel<kCells, true>
+                              : weight_gradient_on_tensor_cores_kernel<kCells, false>,
+         {tiles_of(g, pieces), kThreads, kStages * sizeof(typename Cut<kCells>::Stage) + kPanelAlignment}, work, g,
+         pieces);
+}
+
+template <int kCells>
+void weight_gradient_on_warpgroups(Stream& stream, Gradient<bfloat16> g, const Pieces& pieces, const Work& work) {
+  using C = GroupCut<kCells>;
+  cut(g, kCells, C::kColumns);
+  launch(stream, weight_gradient_on_warpgroups_kernel<kCells>,
+         {tiles_of(g, pieces), kThreads, C::kStages * sizeof(typename C::Stage) + kPanelAlignment}, work, g, pieces);
 }
 
 void on_tensor_cores(Stream& stream, const Gradient<bfloat16>& g, const Work& work) {
@@ -322,10 +213,14 @@ void on_tensor_cores(Stream& stream, const Gradient<bfloat16>& g, const Work& wo
            g.rows.chunks());
     pieces.starts = starts;
   }
-  g.G <= 16                ? weight_gradient_on_tensor_cores<16>(stream, g, pieces, work)
-  : g.G <= 32              ? weight_gradient_on_tensor_cores<32>(stream, g, pieces, work)
-  : (g.G + 127) % 128 < 64 ? weight_gradient_on_tensor_cores<64>(stream, g, pieces, work)
-                           : weight_gradient_on_tensor_cores<128>(stream, g, pieces, work);
+  const bool warpgroups = native(stream).capability == kWarpgroupCapability && g.weights == nullptr && g.G > 32;
+  const bool narrow = (g.G + 127) % 128 < 64;
+  g.G <= 16             ? weight_gradient_on_tensor_cores<16>(stream, g, pieces, work)
+  : g.G <= 32           ? weight_gradient_on_tensor_cores<32>(stream, g, pieces, work)
+  : warpgroups&& narrow ? weight_gradient_on_warpgroups<64>(stream, g, pieces, work)
+  : warpgroups          ? weight_gradient_on_warpgroups<128>(stream, g, pieces, work)
+  : narrow              ? weight_gradient_on_tensor_cores<64>(stream, g, pieces, work)
+                        : weight_gradient_on_tensor_cores<128>(stream, g, pieces, work);
   if (slots == 0) return;
   const int64_t blocks = g.rows.blocks * ((pairs + kThreads - 1) / kThreads);
   launch(stream, add_partials_kernel, {static_cast<unsigned>(blocks), kThreads},

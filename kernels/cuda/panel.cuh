@@ -64,6 +64,42 @@ __device__ __forceinline__ void ask_panel(bfloat16* panel, const bfloat16* any, 
   }
 }
 
+// Four neighbouring lanes hold a word each of four items: word[i] of item i. Lane t of them gets those of item t.
+__device__ __forceinline__ void exchange_items(uint32_t (&word)[4]) {
+  const int t = lane_of_warp() % 4;
+  SFFN_UNROLL for (int lanes = 1; lanes <= 2; ++lanes) {
+    const bool upper = (t & lanes) != 0;
+    SFFN_UNROLL for (int i = 0; i < 2; ++i) {
+      const int low = lanes == 1 ? 2 * i : i, high = low + lanes;
+      const uint32_t other = __shfl_xor_sync(0xffffffffu, upper ? word[low] : word[high], lanes);
+      word[low] = upper ? other : word[low], word[high] = upper ? word[high] : other;
+    }
+  }
+}
+
+// A warp writes 8 rows of results (FragmentC), rounded to bf16: word[i] has column first + 8·i + 2·t of the lane's row
+// and its neighbour. row null: none. Columns end before `end`. kPacks: rows and `end` are whole 16 bytes.
+template <bool kPacks, int kWords>
+__device__ __forceinline__ void write_words(bfloat16* row, uint32_t (&word)[kWords], int first, int end) {
+  const int t = lane_of_warp() % 4;
+  if constexpr (kPacks && kWords == 4) {
+    exchange_items(word);
+    const int c = first + 8 * t;
+    if (row != nullptr && c < end) *reinterpret_cast<uint4*>(row + c) = make_uint4(word[0], word[1], word[2], word[3]);
+  } else {
+    SFFN_UNROLL for (int i = 0; i < kWords; ++i) {
+      const int c = first + 8 * i + 2 * t;
+      if (row == nullptr || c >= end) continue;
+      if (kPacks) {
+        *reinterpret_cast<uint32_t*>(row + c) = word[i];
+      } else {
+        row[c] = low_of(word[i]);
+        if (c + 1 < end) row[c + 1] = high_of(word[i]);
+      }
+    }
+  }
+}
+
 // A sum along its depth, a step in each of kStages stages in turn: ask(stage) starts the copies of the next step, and
 // says whether there was one; multiply(stage) uses them. The copies of kStages - 1 steps are under way at once.
 template <int kStages, class Ask, class Multiply>

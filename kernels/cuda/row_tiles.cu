@@ -72,10 +72,9 @@ int64_t TileList::bytes() const {
          align(segments * static_cast<int64_t>(sizeof(int32_t)));
 }
 
-int64_t cached_segment(Stream& stream, const BlockRows& rows, int64_t row_bytes) {
-  constexpr int64_t kRowsOfBlock = 512;  // expected
+int64_t cached_segment(Stream& stream, const BlockRows& rows, int64_t row_bytes, int64_t least_rows) {
   return std::max(native(stream).cached_bytes / std::max<int64_t>(1, row_bytes),
-                  kRowsOfBlock * rows.blocks / rows.per_token);
+                  least_rows * rows.blocks / rows.per_token);
 }
 
 void list_tiles(Stream& stream, TileList& list, void* memory, const BlockRows& rows) {

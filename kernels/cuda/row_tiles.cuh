@@ -30,13 +30,13 @@ struct TileList {
 void list_tiles(Stream&, TileList&, void* memory, const BlockRows&);
 
 // Tokens of a segment whose rows, of row_bytes each, stay in L2 while their choices are multiplied; at least so many
-// that most tiles are full.
-int64_t cached_segment(Stream&, const BlockRows&, int64_t row_bytes);
+// that a block has least_rows, if all are equally popular: half a tile of a block is empty, on average.
+int64_t cached_segment(Stream&, const BlockRows&, int64_t row_bytes, int64_t least_rows);
 
 // Tile slot % most of segment slot / most; false where the segment has fewer.
 __device__ __forceinline__ bool listed_tile(RowTile& tile, const TileList& list, int64_t slot) {
-  const int64_t segment = slot / list.most;
-  if (slot - segment * list.most >= list.counts[segment]) return false;
+  const auto most = static_cast<unsigned>(list.most), segment = static_cast<unsigned>(slot) / most;
+  if (static_cast<int>(slot - segment * most) >= list.counts[segment]) return false;
   const ListedTile listed = list.tiles[slot];
   tile = {listed.block, listed.first, listed.last};
   return true;

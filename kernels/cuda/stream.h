@@ -25,7 +25,7 @@ struct CudaStream final : NativeStream {
   int device = 0, capability = 0;              // major compute capability
   int shared_bytes = 0;                        // that a block can have
   int64_t cached_bytes = int64_t{16} << 20;    // of rows that are read many times: so many should stay in L2
-  int64_t product_bytes = int64_t{256} << 20;  // of products that wait for their sum: at most so many
+  int64_t product_bytes = int64_t{512} << 20;  // of products that wait for their sum: at most so many
   std::shared_ptr<void> matmul_plans;          // what matmul.cpp keeps between products
   // This stream, for whoever may outlive it and keeps a weak copy.
   const std::shared_ptr<CudaStream*> self = std::make_shared<CudaStream*>(this);

@@ -85,36 +85,36 @@ __device__ __forceinline__ void wait_for_products(FragmentC (&sum)[kN]) {
   SFFN_SUM(j), SFFN_SUM(j + 1), SFFN_SUM(j + 2), SFFN_SUM(j + 3), SFFN_SUM(j + 4), SFFN_SUM(j + 5), SFFN_SUM(j + 6), \
       SFFN_SUM(j + 7)
 
-// sum += a·b for 64 rows, 16 a warp, and 8·kN columns, whose fragments are those of mma (FragmentC); 16 depths. a lies
-// along the depth; b along it or, kAcross, across it.
-template <bool kAcross, int kN>
-__device__ __forceinline__ void add_products(FragmentC (&sum)[kN], uint64_t a, uint64_t b) {
+// sum += a·b, or sum = a·b without `add`, for 64 rows, 16 a warp, and 8·kN columns, whose fragments are those of mma
+// (FragmentC); 16 depths. b lies along the depth or, kAcross, across it; so does a with kLeftAcross.
+template <bool kAcross, bool kLeftAcross = false, int kN>
+__device__ __forceinline__ void add_products(FragmentC (&sum)[kN], uint64_t a, uint64_t b, bool add = true) {
   static_assert(kN == 8 || kN == 16 || kN == 32);
 #ifndef __CUDACC__
-  simt::add_products(sum[0].at, kN, a, b, kAcross);
+  simt::add_products(sum[0].at, kN, a, b, kLeftAcross, kAcross, add);
 #elif SFFN_WGMMA
   if constexpr (kN == 8) {
     asm volatile(
-        "{.reg .pred add; setp.ne.b32 add, 1, 0;\n"
+        "{.reg .pred add; setp.ne.b32 add, %35, 0;\n"
         "wgmma.mma_async.sync.aligned.m64n64k16.f32.bf16.bf16 "
         "{%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, %16, %17, %18, %19, %20, %21, %22, "
         "%23, %24, %25, %26, %27, %28, %29, %30, %31}, "
-        "%32, %33, add, 1, 1, 0, %34;}\n"
+        "%32, %33, add, 1, 1, %36, %34;}\n"
         : SFFN_SUMS_8(0)
-        : "l"(a), "l"(b), "n"(kAcross ? 1 : 0));
+        : "l"(a), "l"(b), "n"(kAcross ? 1 : 0), "r"(static_cast<int>(add)), "n"(kLeftAcross ? 1 : 0));
   } else if constexpr (kN == 16) {
     asm volatile(
-        "{.reg .pred add; setp.ne.b32 add, 1, 0;\n"
+        "{.reg .pred add; setp.ne.b32 add, %67, 0;\n"
         "wgmma.mma_async.sync.aligned.m64n128k16.f32.bf16.bf16 "
         "{%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, %16, %17, %18, %19, %20, %21, %22, "
         "%23, %24, %25, %26, %27, %28, %29, %30, %31, %32, %33, %34, %35, %36, %37, %38, %39, %40, %41, %42, %43, "
         "%44, %45, %46, %47, %48, %49, %50, %51, %52, %53, %54, %55, %56, %57, %58, %59, %60, %61, %62, %63}, "
-        "%64, %65, add, 1, 1, 0, %66;}\n"
+        "%64, %65, add, 1, 1, %68, %66;}\n"
         : SFFN_SUMS_8(0), SFFN_SUMS_8(8)
-        : "l"(a), "l"(b), "n"(kAcross ? 1 : 0));
+        : "l"(a), "l"(b), "n"(kAcross ? 1 : 0), "r"(static_cast<int>(add)), "n"(kLeftAcross ? 1 : 0));
   } else {
     asm volatile(
-        "{.reg .pred add; setp.ne.b32 add, 1, 0;\n"
+        "{.reg .pred add; setp.ne.b32 add, %131, 0;\n"
         "wgmma.mma_async.sync.aligned.m64n256k16.f32.bf16.bf16 "
         "{%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, %16, %17, %18, %19, %20, %21, %22, "
         "%23, %24, %25, %26, %27, %28, %29, %30, %31, %32, %33, %34, %35, %36, %37, %38, %39, %40, %41, %42, %43, "
@@ -123,36 +123,14 @@ __device__ __forceinline__ void add_products(FragmentC (&sum)[kN], uint64_t a, u
         "%86, %87, %88, %89, %90, %91, %92, %93, %94, %95, %96, %97, %98, %99, %100, %101, %102, %103, %104, %105, "
         "%106, %107, %108, %109, %110, %111, %112, %113, %114, %115, %116, %117, %118, %119, %120, %121, %122, "
         "%123, %124, %125, %126, %127}, "
-        "%128, %129, add, 1, 1, 0, %130;}\n"
+        "%128, %129, add, 1, 1, %132, %130;}\n"
         : SFFN_SUMS_8(0), SFFN_SUMS_8(8), SFFN_SUMS_8(16), SFFN_SUMS_8(24)
-        : "l"(a), "l"(b), "n"(kAcross ? 1 : 0));
+        : "l"(a), "l"(b), "n"(kAcross ? 1 : 0), "r"(static_cast<int>(add)), "n"(kLeftAcross ? 1 : 0));
   }
 #endif
 }
 
 #undef SFFN_SUMS_8
 #undef SFFN_SUM
-
-// As run_stages, for two warpgroups and more: while the products of a step go on, their threads ask for later steps.
-// The copies of kStages - 2 steps are under way. multiply(stage) leaves no other products under way than those of its
-// step; finish() then ends it.
-template <int kStages, class Ask, class Multiply, class Finish>
-__device__ __forceinline__ void run_stages_of_warpgroups(Ask&& ask, Multiply&& multiply, Finish&& finish) {
-  int left = 0;  // steps asked for and not multiplied
-  SFFN_UNROLL for (int s = 0; s < kStages - 2; ++s) {
-    left += ask(s) ? 1 : 0;
-    commit_copies();
-  }
-  for (int stage = 0; left > 0; --left) {
-    wait_for_copies<kStages - 3>();
-    publish_copies();
-    __syncthreads();  // this step is there, and no warpgroup multiplies the one before the last any more
-    multiply(stage);
-    left += ask(stage < 2 ? stage + kStages - 2 : stage - 2) ? 1 : 0;
-    commit_copies();
-    finish();
-    stage = stage + 1 < kStages ? stage + 1 : 0;
-  }
-}
 
 }  // namespace sffn::cuda

@@ -54,7 +54,14 @@ TEST_CASE("block products of every width of tile are exact on integers", "[ops][
 TEST_CASE("block products of choices that are all dropped are their biases and zero", "[ops][blocks]") {
   for (const int64_t G : {16, 64}) {
     check_exact({10, 24, 3, G, 2, 10}, DType::kBF16, std::vector<int32_t>(20, -1));
+    check_exact({10, 264, 3, G, 1, 10}, DType::kBF16, std::vector<int32_t>(10, -1));
   }
+}
+
+// Kills: y of a token left as it was, or taken from another one, where products are y.
+TEST_CASE("tokens with one choice have its product, and zero where it is dropped", "[ops][blocks]") {
+  const ScopedDeviceCut on({.product_bytes = 1, .capability = GENERATE(8, 9)});
+  for (const int64_t G : {16, 64}) check_exact({150, 264, 4, G, 1, 60, Choice::kSomeDropped}, DType::kBF16);
 }
 
 // Kills: tokens or columns on both sides of a cut, or on neither; the products of one cut added to those of another; a

@@ -44,7 +44,7 @@ class Factor {
 
 struct Product {
   uint64_t a, b;
-  bool across;  // b
+  bool left_across, across;  // a, b
   unsigned group;
   Site site;
 };
@@ -71,7 +71,7 @@ inline Products& products() {
 
 // What this thread has of a product of 64 rows: 16 a warp, fragments as those of mma.
 inline void add(Products& mine, const Product& product) {
-  const Factor a(product.a, false, product.site), b(product.b, product.across, product.site);
+  const Factor a(product.a, product.left_across, product.site), b(product.b, product.across, product.site);
   const int warp = static_cast<int>(threadIdx.x) / 32 % 4, g = lane() / 4, t = lane() % 4;
   float left[2][16];
   for (int e = 0; e < 32; ++e) left[e / 16][e % 16] = a.at(16 * warp + g + 8 * (e / 16), e % 16);
@@ -91,7 +91,8 @@ inline void publish_copies() { note_published(); }
 
 inline void begin_products() { warpgroup::products().begun = true; }
 
-inline void add_products(float* sums, int fragments, uint64_t a, uint64_t b, bool across, SIMT_HERE) {
+inline void add_products(float* sums, int fragments, uint64_t a, uint64_t b, bool left_across, bool across, bool add,
+                         SIMT_HERE) {
   warpgroup::Products& mine = warpgroup::products();
   for (const uint64_t descriptor : {a, b}) {
     if (descriptor >> 62 != 1 || (descriptor >> 49 & 7) != 0)
@@ -111,7 +112,11 @@ inline void add_products(float* sums, int fragments, uint64_t a, uint64_t b, boo
     std::memcpy(mine.values, sums, static_cast<size_t>(mine.count) * sizeof(float));
     std::fill_n(sums, mine.count, std::numeric_limits<float>::quiet_NaN());
   }
-  const warpgroup::Product product{a, b, across, mine.groups, {file, line}};
+  if (!add) {
+    if (mine.waiting > 0) fail("begins a sum anew while products of it are under way", {file, line});
+    std::fill_n(mine.values, mine.count, 0.0f);
+  }
+  const warpgroup::Product product{a, b, left_across, across, mine.groups, {file, line}};
   if (options().schedule == Schedule::kForward) warpgroup::add(mine, product);
   mine.list[mine.waiting++] = product;
 }

@@ -27,7 +27,7 @@ __device__ void write(float* c, const FragmentC (&sum)[kN]) {
   }
 }
 
-template <int kN, bool kAcross>
+template <int kN, bool kAcross, bool kLeftAcross>
 __global__ void warpgroup_products(float* c, const bfloat16* a, const bfloat16* b) {
   auto *left = panels_of_block<bfloat16>(), *right = left + kPanel;
   copy_panel(left, a, kRows, kDepth);
@@ -43,8 +43,9 @@ __global__ void warpgroup_products(float* c, const bfloat16* a, const bfloat16* 
   FragmentC sum[kN] = {};
   begin_products();
   for (int k = 0; k < kDepth; k += 16) {
-    add_products<kAcross>(sum, describe_along(left, 0, k),
-                          kAcross ? describe_across(right, kPanel * 2, k) : describe_along(right, 0, k));
+    add_products<kAcross, kLeftAcross>(sum,
+                                       kLeftAcross ? describe_across(left, kPanel * 2, k) : describe_along(left, 0, k),
+                                       kAcross ? describe_across(right, kPanel * 2, k) : describe_along(right, 0, k));
   }
   commit_products();
   wait_for_products<0>(sum);
@@ -89,15 +90,20 @@ void run_to_the_end(Args&&... args) {
 }
 
 template <int kN>
-void run(float* c, const bfloat16* a, const bfloat16* b, bool across) {
+void run(float* c, const bfloat16* a, const bfloat16* b, bool left_across, bool across) {
   const LaunchShape shape{1, kThreads, (kRows + 8 * kN) * kPanelWidth * sizeof(bfloat16) + kPanelAlignment};
-  run_to_the_end(across ? warpgroup_products<kN, true> : warpgroup_products<kN, false>, shape, Work{}, c, a, b);
+  run_to_the_end(left_across ? warpgroup_products<kN, true, true>
+                 : across    ? warpgroup_products<kN, true, false>
+                             : warpgroup_products<kN, false, false>,
+                 shape, Work{}, c, a, b);
 }
 
 }  // namespace
 
-void run_warpgroup_products(float* c, const bfloat16* a, const bfloat16* b, int n, bool across) {
-  n == 64 ? run<8>(c, a, b, across) : n == 128 ? run<16>(c, a, b, across) : run<32>(c, a, b, across);
+void run_warpgroup_products(float* c, const bfloat16* a, const bfloat16* b, int n, bool left_across, bool across) {
+  n == 64    ? run<8>(c, a, b, left_across, across)
+  : n == 128 ? run<16>(c, a, b, left_across, across)
+             : run<32>(c, a, b, left_across, across);
 }
 void run_warpgroup_step(float* c, const bfloat16* a, const bfloat16* b, Fault fault) {
   run_to_the_end(warpgroup_step, LaunchShape{1, kThreads, 2 * kPanel * sizeof(bfloat16) + kPanelAlignment}, Work{}, c,

@@ -9,6 +9,7 @@
 #include "simt/executor.h"
 
 #include <cmath>
+#include <utility>
 #include <vector>
 
 using namespace sffn;
@@ -53,18 +54,27 @@ std::vector<float> product(const std::vector<bfloat16>& left, size_t n, Right&& 
   return c;
 }
 
+std::vector<bfloat16> transposed(const std::vector<bfloat16>& m) {
+  std::vector<bfloat16> t(m.size());
+  for (size_t i = 0; i < 64; ++i) {
+    for (size_t j = 0; j < 64; ++j) t[j * 64 + i] = m[i * 64 + j];
+  }
+  return t;
+}
+
 }  // namespace
 
 // Kills: a row, depth, panel or fragment taken for another; an offset of the descriptor or the swizzle misread.
-TEST_CASE("products of a warpgroup are those of the matrices, however the second one lies", "[simt]") {
+TEST_CASE("products of a warpgroup are those of the matrices, however these lie", "[simt]") {
   const std::vector<bfloat16> a = integers(64 * 64, 37, 31);
   for (const size_t n : {64, 128, 256}) {
     const std::vector<bfloat16> b = integers(64 * n, 53, 23);
-    for (const bool across : {false, true}) {
-      INFO("n " << n << ", across " << across);
-      const auto expected = product(a, n, [&](size_t k, size_t j) { return b[across ? k * n + j : j * 64 + k]; });
-      CHECK(result(a, b, n, [&](float* c, const bfloat16* left, const bfloat16* right) {
-              run_warpgroup_products(c, left, right, static_cast<int>(n), across);
+    for (const auto& [left_across, across] : {std::pair{false, false}, {false, true}, {true, true}}) {
+      INFO("n " << n << ", across " << left_across << across);
+      const auto left = left_across ? transposed(a) : a;
+      const auto expected = product(left, n, [&](size_t k, size_t j) { return b[across ? k * n + j : j * 64 + k]; });
+      CHECK(result(a, b, n, [&](float* c, const bfloat16* left_of, const bfloat16* right) {
+              run_warpgroup_products(c, left_of, right, static_cast<int>(n), left_across, across);
             }) == expected);
     }
   }
