@@ -85,36 +85,36 @@ __device__ __forceinline__ void wait_for_products(FragmentC (&sum)[kN]) {
   SFFN_SUM(j), SFFN_SUM(j + 1), SFFN_SUM(j + 2), SFFN_SUM(j + 3), SFFN_SUM(j + 4), SFFN_SUM(j + 5), SFFN_SUM(j + 6), \
       SFFN_SUM(j + 7)
 
-// sum += a·b for 64 rows, 16 a warp, and 8·kN columns, whose fragments are those of mma (FragmentC); 16 depths. a lies
-// along the depth; b along it or, kAcross, across it.
+// sum += a·b, or sum = a·b without `add`, for 64 rows, 16 a warp, and 8·kN columns, whose fragments are those of mma
+// (FragmentC); 16 depths. a lies along the depth; b along it or, kAcross, across it.
 template <bool kAcross, int kN>
-__device__ __forceinline__ void add_products(FragmentC (&sum)[kN], uint64_t a, uint64_t b) {
+__device__ __forceinline__ void add_products(FragmentC (&sum)[kN], uint64_t a, uint64_t b, bool add = true) {
   static_assert(kN == 8 || kN == 16 || kN == 32);
 #ifndef __CUDACC__
-  simt::add_products(sum[0].at, kN, a, b, kAcross);
+  simt::add_products(sum[0].at, kN, a, b, kAcross, add);
 #elif SFFN_WGMMA
   if constexpr (kN == 8) {
     asm volatile(
-        "{.reg .pred add; setp.ne.b32 add, 1, 0;\n"
+        "{.reg .pred add; setp.ne.b32 add, %35, 0;\n"
         "wgmma.mma_async.sync.aligned.m64n64k16.f32.bf16.bf16 "
         "{%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, %16, %17, %18, %19, %20, %21, %22, "
         "%23, %24, %25, %26, %27, %28, %29, %30, %31}, "
         "%32, %33, add, 1, 1, 0, %34;}\n"
         : SFFN_SUMS_8(0)
-        : "l"(a), "l"(b), "n"(kAcross ? 1 : 0));
+        : "l"(a), "l"(b), "n"(kAcross ? 1 : 0), "r"(static_cast<int>(add)));
   } else if constexpr (kN == 16) {
     asm volatile(
-        "{.reg .pred add; setp.ne.b32 add, 1, 0;\n"
+        "{.reg .pred add; setp.ne.b32 add, %67, 0;\n"
         "wgmma.mma_async.sync.aligned.m64n128k16.f32.bf16.bf16 "
         "{%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, %16, %17, %18, %19, %20, %21, %22, "
         "%23, %24, %25, %26, %27, %28, %29, %30, %31, %32, %33, %34, %35, %36, %37, %38, %39, %40, %41, %42, %43, "
         "%44, %45, %46, %47, %48, %49, %50, %51, %52, %53, %54, %55, %56, %57, %58, %59, %60, %61, %62, %63}, "
         "%64, %65, add, 1, 1, 0, %66;}\n"
         : SFFN_SUMS_8(0), SFFN_SUMS_8(8)
-        : "l"(a), "l"(b), "n"(kAcross ? 1 : 0));
+        : "l"(a), "l"(b), "n"(kAcross ? 1 : 0), "r"(static_cast<int>(add)));
   } else {
     asm volatile(
-        "{.reg .pred add; setp.ne.b32 add, 1, 0;\n"
+        "{.reg .pred add; setp.ne.b32 add, %131, 0;\n"
         "wgmma.mma_async.sync.aligned.m64n256k16.f32.bf16.bf16 "
         "{%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, %16, %17, %18, %19, %20, %21, %22, "
         "%23, %24, %25, %26, %27, %28, %29, %30, %31, %32, %33, %34, %35, %36, %37, %38, %39, %40, %41, %42, %43, "
@@ -125,7 +125,7 @@ __device__ __forceinline__ void add_products(FragmentC (&sum)[kN], uint64_t a, u
         "%123, %124, %125, %126, %127}, "
         "%128, %129, add, 1, 1, 0, %130;}\n"
         : SFFN_SUMS_8(0), SFFN_SUMS_8(8), SFFN_SUMS_8(16), SFFN_SUMS_8(24)
-        : "l"(a), "l"(b), "n"(kAcross ? 1 : 0));
+        : "l"(a), "l"(b), "n"(kAcross ? 1 : 0), "r"(static_cast<int>(add)));
   }
 #endif
 }

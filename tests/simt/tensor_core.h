@@ -30,7 +30,7 @@ struct Copy {
   unsigned bytes, group;
 };
 struct Copies {
-  static constexpr int kMost = 32;
+  static constexpr int kMost = 64;
   Copy waiting[kMost];
   int count;
   unsigned groups;  // ended so far
@@ -90,7 +90,7 @@ inline void copy_async(void* to, const void* from, unsigned bytes, SIMT_HERE) {
     fail("copies in a block after one that did not wait for its own", {file, line});
   }
   copies.block = block;
-  if (copies.count == tensor_core::Copies::kMost) fail("has more than 32 copies under way", {file, line});
+  if (copies.count == tensor_core::Copies::kMost) fail("has more than 64 copies under way", {file, line});
   if (reinterpret_cast<uintptr_t>(to) % bytes != 0 || reinterpret_cast<uintptr_t>(from) % bytes != 0) {
     fail("copies between addresses that are not aligned to what is copied", {file, line});
   }
