@@ -4,21 +4,27 @@
 
 namespace sffn::cuda {
 
+// For the compiler: all of the fragments is made before what follows, and not read before.
+template <int kN>
+__device__ __forceinline__ void make_here(FragmentC (&fragments)[kN]) {
+#ifdef __CUDACC__
+  SFFN_UNROLL for (auto& fragment : fragments) {
+    SFFN_UNROLL for (float& at : fragment.at) asm volatile("" : "+f"(at)::"memory");
+  }
+#else
+  (void)fragments;
+#endif
+}
+
 // Waits for all products of the calling warpgroup but those of its kLeft last groups; those of the sums are among them.
 template <int kLeft, class... Sums>
 __device__ __forceinline__ void finish_products(Sums&... sums) {
 #ifndef __CUDACC__
-  ((void)sums, ...);
   simt::wait_for_products(kLeft);
 #elif SFFN_WGMMA
   asm volatile("wgmma.wait_group.sync.aligned %0;\n" ::"n"(kLeft) : "memory");
-  const auto not_read_before = [](auto& sum) {
-    SFFN_UNROLL for (auto& fragment : sum) {
-      SFFN_UNROLL for (float& at : fragment.at) asm volatile("" : "+f"(at)::"memory");
-    }
-  };
-  (not_read_before(sums), ...);
 #endif
+  (make_here(sums), ...);
 }
 
 #define SFFN_SUM(j) "+f"(sum[j].at[0]), "+f"(sum[j].at[1]), "+f"(sum[j].at[2]), "+f"(sum[j].at[3])

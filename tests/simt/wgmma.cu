@@ -73,8 +73,7 @@ __global__ void held_products(float* c, const bfloat16* a, const bfloat16* b) {
     const bfloat16* from = right + half * 4 * kN * kPanelWidth;
     for (int k = 0; k < kDepth; k += 16) {
       add_products_of_held<kAcross>(sum[half], held[k / 16],
-                                    kAcross ? describe_across(from, kPanel * 2, k) : describe_along(from, 0, k),
-                                    k > 0);
+                                    kAcross ? describe_across(from, kPanel * 2, k) : describe_along(from, 0, k), k > 0);
     }
     commit_products();
     begin_products();
