@@ -4,7 +4,8 @@
 // sum of each row (Dao et al., arXiv 2205.14135; Milakov & Gimelshein, arXiv 1805.02867). Any type and size: products
 // by fp32 multiply-adds, keys and values in one tile of shared memory in turn, the longest tiles of queries first. bf16
 // heads of 64 or 128 columns: 128 queries on tensor cores (attention_mma.cuh), 32 a warp; the next tile of keys and
-// values arrives while one is used.
+// values arrives while one is used; where there are warpgroups: attention_forward_wgmma.cuh.
+#include "kernels/cuda/attention_forward_wgmma.cuh"
 #include "kernels/cuda/attention_mma.cuh"
 #include "kernels/cuda/attention_tiles.cuh"
 #include "kernels/cuda/reduce.cuh"
@@ -139,19 +140,6 @@ struct RunningSoftmax {
   }
 };
 
-// s = 0 where it is dropped, from the key k0 on; `kept` is a factor of the sums.
-template <class C>
-__device__ __forceinline__ void drop(typename C::Scores& s, const ProbabilityDropout& dropout, const QueryTile<C>& tile,
-                                     int k0) {
-  const uint64_t first = dropout.row(tile.pair, tile.lane_query(0)) + static_cast<uint64_t>(k0 + lane_column());
-  SFFN_UNROLL for (int i = 0; i < C::kRowTiles; ++i) {
-    SFFN_UNROLL for (int n = 0; n < C::kStep / 8; ++n) {
-      const unsigned dropped = dropout.of_queries(first + 16 * i * dropout.time + 8 * n);
-      SFFN_UNROLL for (int e = 0; e < 4; ++e) s[i][n].at[e] = (dropped >> e & 1) != 0 ? 0.0f : s[i][n].at[e];
-    }
-  }
-}
-
 template <int kWidth, bool kDropout>
 __global__ void __launch_bounds__(ForwardCut<kWidth>::kThreads, ForwardCut<kWidth>::least_blocks(kDropout))
     attention_forward_mma_kernel(bfloat16* out, float* lse, const bfloat16* qkv, const int32_t* segment_start,
@@ -216,11 +204,17 @@ void attention_forward(Stream& stream, Tensor out, Tensor lse, const Tensor& qkv
     const Heads heads(shape, rows_are_packs<T>(shape.head_dim, {out.raw(), qkv.raw()}));
     const Work work{bytes_of(out, lse, qkv, segment_start), 2 * causal_flops(shape), kOnTensorCores<T>};
     if (mma::suits<T>(shape, heads)) {
+      const bool warpgroups = native(stream).capability == kWarpgroupCapability;
       return mma::with_kernel(shape, dropout, [&](auto width, auto drops) {
-        using C = mma::ForwardCut<width>;
-        launch(stream, mma::attention_forward_mma_kernel<width, drops>,
-               {blocks_for(pairs * blocks_for(shape.time, C::kRows), 1), C::kThreads, C::shared_bytes(1, 2)}, work,
-               out.data<bfloat16>(), lse.data<float>(), qkv.data<bfloat16>(), start, heads, DropoutSite(dropout));
+        const auto run = [&]<class C>(C, auto kernel, size_t shared_bytes) {
+          launch(stream, kernel, {blocks_for(pairs * blocks_for(shape.time, C::kRows), 1), C::kThreads, shared_bytes},
+                 work, out.data<bfloat16>(), lse.data<float>(), qkv.data<bfloat16>(), start, heads,
+                 DropoutSite(dropout));
+        };
+        using Mma = mma::ForwardCut<width>;
+        using Wgmma = wgmma::ForwardCut<width>;
+        warpgroups ? run(Wgmma(), wgmma::attention_forward_wgmma_kernel<width, drops>, Wgmma::shared_bytes(1, 4))
+                   : run(Mma(), mma::attention_forward_mma_kernel<width, drops>, Mma::shared_bytes(1, 2));
       });
     }
     with_width("attention_forward", shape.head_dim, [&]<int kWidth>(std::integral_constant<int, kWidth>) {

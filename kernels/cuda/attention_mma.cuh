@@ -304,4 +304,17 @@ struct ProbabilityDropout {
   }
 };
 
+// s = 0 where it is dropped, from the key k0 on; `kept` is a factor of the sums.
+template <class C>
+__device__ __forceinline__ void drop(typename C::Scores& s, const ProbabilityDropout& dropout, const QueryTile<C>& tile,
+                                     int k0) {
+  const uint64_t first = dropout.row(tile.pair, tile.lane_query(0)) + static_cast<uint64_t>(k0 + lane_column());
+  SFFN_UNROLL for (int i = 0; i < C::kRowTiles; ++i) {
+    SFFN_UNROLL for (int n = 0; n < C::kStep / 8; ++n) {
+      const unsigned dropped = dropout.of_queries(first + 16 * i * dropout.time + 8 * n);
+      SFFN_UNROLL for (int e = 0; e < 4; ++e) s[i][n].at[e] = (dropped >> e & 1) != 0 ? 0.0f : s[i][n].at[e];
+    }
+  }
+}
+
 }  // namespace sffn::cuda::attention::mma

@@ -38,7 +38,8 @@ class AdamW {
   size_t bytes() const { return moments_.bytes() + master_.bytes(); }
 
  private:
-  // Neighbours in flat order of one storage and one weight decay, updated as one: the gaps between are zeros and stay so.
+  // Neighbours in flat order of one storage and one weight decay, updated as one: the gaps between are zeros and stay
+  // so.
   struct Run {
     bool is_matrix = false, decays = false;
     FlatRange flat;

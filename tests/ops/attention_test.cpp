@@ -2,6 +2,7 @@
 
 #include "support/any_threads.h"
 #include "support/catch.h"
+#include "support/device_cut.h"
 #include "support/tolerances.h"
 
 #include "ops/attention_case.h"
@@ -119,8 +120,10 @@ TEST_CASE("attention of wide heads is the reference", "[ops][attention]") {
 }
 
 // Kills: a tail of a tile of 128 rows, 64 or 32; the key head of another group; a tile of keys left out, or a
-// document's rows that saw no key of it yet; Philox blocks of dropout shared by lanes that have others.
+// document's rows that saw no key of it yet; Philox blocks of dropout shared by lanes that have others. On devices with
+// warpgroups and without.
 TEST_CASE("attention in bf16 with heads of 64 and 128 columns is the reference", "[ops][attention]") {
+  const ScopedDeviceCut on({.capability = GENERATE(8, 9)});
   for (int64_t head_dim : {64, 128}) {
     for (int64_t time : {1, 31, 33, 65, 127, 130, 260}) {
       INFO("time " << time << ", head_dim " << head_dim);

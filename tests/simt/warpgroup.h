@@ -44,16 +44,22 @@ class Factor {
 
 struct Product {
   uint64_t a, b;
-  bool left_across, across;  // a, b
+  uint32_t held[4];                 // a, where the lanes hold it
+  bool holds, left_across, across;  // a, b
+  int sum;                          // its place
   unsigned group;
   Site site;
 };
+struct Sum {
+  float* at;  // null: has no products under way
+  int count, waiting;
+  float values[128];  // with the products that are done
+};
 // Of a CUDA thread; plain memory, as that of copies (tensor_core.h).
 struct Products {
-  static constexpr int kMostSums = 128, kMost = 16;
-  float* sums;  // null: none under way
-  int count, waiting;
-  float values[kMostSums];  // of sums, with the products that are done
+  static constexpr int kMostSums = 4, kMost = 32;
+  Sum sums[kMostSums];
+  int waiting;
   Product list[kMost];
   unsigned groups;  // ended so far
   uint64_t block;   // whose these are
@@ -64,25 +70,85 @@ inline Products& products() {
   Products& mine = all[thread_number() % 512];
   if (mine.block != block_number()) {  // what a kernel that failed has left
     mine.block = block_number();
-    mine.sums = nullptr, mine.waiting = 0, mine.begun = false;
+    for (Sum& sum : mine.sums) sum.at = nullptr, sum.waiting = 0;
+    mine.waiting = 0, mine.begun = false;
   }
   return mine;
 }
 
-// What this thread has of a product of 64 rows: 16 a warp, fragments as those of mma.
-inline void add(Products& mine, const Product& product) {
-  const Factor a(product.a, product.left_across, product.site), b(product.b, product.across, product.site);
-  const int warp = static_cast<int>(threadIdx.x) / 32 % 4, g = lane() / 4, t = lane() % 4;
-  float left[2][16];
-  for (int e = 0; e < 32; ++e) left[e / 16][e % 16] = a.at(16 * warp + g + 8 * (e / 16), e % 16);
-  for (int j = 0; 4 * j < mine.count; ++j) {
+// What this thread has of a product of 64 rows: 16 a warp, fragments as those of mma. `left` is rows g and g + 8 of a.
+inline void add(Sum& sum, const Product& product, const float (&left)[2][16]) {
+  const Factor b(product.b, product.across, product.site);
+  for (int j = 0; 4 * j < sum.count; ++j) {
     for (int c = 0; c < 2; ++c) {
       for (int k = 0; k < 16; ++k) {
-        const float right = b.at(8 * j + 2 * t + c, k);
-        for (int r = 0; r < 2; ++r) mine.values[4 * j + 2 * r + c] += left[r][k] * right;
+        const float right = b.at(8 * j + 2 * (lane() % 4) + c, k);
+        for (int r = 0; r < 2; ++r) sum.values[4 * j + 2 * r + c] += left[r][k] * right;
       }
     }
   }
+}
+inline void add(Sum& sum, const Product& product) {
+  float left[2][16];
+  const int warp = static_cast<int>(threadIdx.x) / 32 % 4, g = lane() / 4;
+  if (!product.holds) {
+    const Factor a(product.a, product.left_across, product.site);
+    for (int e = 0; e < 32; ++e) left[e / 16][e % 16] = a.at(16 * warp + g + 8 * (e / 16), e % 16);
+  } else {
+    const std::byte* all = gather_warp(product.held, sizeof product.held, product.site);
+    for (int e = 0; e < 32; ++e) {
+      const int row = e / 16, k = e % 16;
+      uint32_t pair = 0;
+      const size_t at = static_cast<size_t>(g * 4 + k % 8 / 2) * kGatherBytes + sizeof pair * (row + 2 * (k / 8));
+      std::memcpy(&pair, all + at, sizeof pair);
+      left[row][k] = std::bit_cast<float>((k % 2 == 0 ? pair : pair >> 16) << 16);
+    }
+  }
+  add(sum, product, left);
+}
+
+// The place of a sum that has products under way from here on.
+inline int place(Products& mine, float* at, int count, const Site& site) {
+  int free = -1;
+  for (int i = 0; i < Products::kMostSums; ++i) {
+    const Sum& sum = mine.sums[i];
+    if (sum.at == nullptr) {
+      free = i;
+    } else if (at < sum.at + sum.count && sum.at < at + count) {
+      if (sum.at != at || sum.count != count) fail("has products of sums that overlap under way", site);
+      return i;
+    }
+  }
+  if (free < 0) fail("has products of more than 4 sums under way", site);
+  Sum& sum = mine.sums[free];
+  sum.at = at, sum.count = count;
+  std::memcpy(sum.values, at, static_cast<size_t>(count) * sizeof(float));
+  std::fill_n(at, count, std::numeric_limits<float>::quiet_NaN());
+  return free;
+}
+
+inline void ask(float* at, int fragments, Product product, bool add_to_it) {
+  Products& mine = products();
+  if (product.b >> 62 != 1 || (product.b >> 49 & 7) != 0 ||
+      (!product.holds && (product.a >> 62 != 1 || (product.a >> 49 & 7) != 0))) {
+    fail("multiplies a matrix of another layout", product.site);
+  }
+  if (blockDim.x % 128 != 0 || blockDim.x > 512 || blockDim.y * blockDim.z != 1) {
+    fail("multiplies in a block that is not of one to four warpgroups", product.site);
+  }
+  if (!mine.begun) fail("multiplies without begin_products", product.site);
+  if (mine.waiting == Products::kMost) fail("has more than 32 products under way", product.site);
+  note_product(product.holds ? 0 : product.a, product.b, product.site);
+  product.sum = place(mine, at, 4 * fragments, product.site);
+  product.group = mine.groups;
+  Sum& sum = mine.sums[product.sum];
+  if (!add_to_it) {
+    if (sum.waiting > 0) fail("begins a sum anew while products of it are under way", product.site);
+    std::fill_n(sum.values, sum.count, 0.0f);
+  }
+  if (options().schedule == Schedule::kForward) add(sum, product);
+  ++sum.waiting;
+  mine.list[mine.waiting++] = product;
 }
 
 }  // namespace warpgroup
@@ -93,32 +159,12 @@ inline void begin_products() { warpgroup::products().begun = true; }
 
 inline void add_products(float* sums, int fragments, uint64_t a, uint64_t b, bool left_across, bool across, bool add,
                          SIMT_HERE) {
-  warpgroup::Products& mine = warpgroup::products();
-  for (const uint64_t descriptor : {a, b}) {
-    if (descriptor >> 62 != 1 || (descriptor >> 49 & 7) != 0)
-      fail("multiplies a matrix of another layout", {file, line});
-  }
-  if (blockDim.x % 128 != 0 || blockDim.x > 512 || blockDim.y * blockDim.z != 1) {
-    fail("multiplies in a block that is not of one to four warpgroups", {file, line});
-  }
-  if (!mine.begun) fail("multiplies without begin_products", {file, line});
-  if (mine.sums != nullptr && (mine.sums != sums || mine.count != 4 * fragments)) {
-    fail("has products of two sums under way", {file, line});
-  }
-  if (mine.waiting == warpgroup::Products::kMost) fail("has more than 16 products under way", {file, line});
-  note_product(a, b, {file, line});
-  if (mine.sums == nullptr) {
-    mine.sums = sums, mine.count = 4 * fragments;
-    std::memcpy(mine.values, sums, static_cast<size_t>(mine.count) * sizeof(float));
-    std::fill_n(sums, mine.count, std::numeric_limits<float>::quiet_NaN());
-  }
-  if (!add) {
-    if (mine.waiting > 0) fail("begins a sum anew while products of it are under way", {file, line});
-    std::fill_n(mine.values, mine.count, 0.0f);
-  }
-  const warpgroup::Product product{a, b, left_across, across, mine.groups, {file, line}};
-  if (options().schedule == Schedule::kForward) warpgroup::add(mine, product);
-  mine.list[mine.waiting++] = product;
+  warpgroup::ask(sums, fragments, {a, b, {}, false, left_across, across, 0, 0, {file, line}}, add);
+}
+// As with a in shared memory; the lanes hold it as FragmentA.
+inline void add_products_of_held(float* sums, int fragments, const uint32_t (&a)[4], uint64_t b, bool across, bool add,
+                                 SIMT_HERE) {
+  warpgroup::ask(sums, fragments, {0, b, {a[0], a[1], a[2], a[3]}, true, false, across, 0, 0, {file, line}}, add);
 }
 
 inline void commit_products() {
@@ -133,14 +179,15 @@ inline void wait_for_products(unsigned left) {
     const warpgroup::Product product = mine.list[i];
     if (mine.groups - product.group <= left) {
       mine.list[later++] = product;
-    } else if (options().schedule != Schedule::kForward) {
-      warpgroup::add(mine, product);
+      continue;
     }
+    warpgroup::Sum& sum = mine.sums[product.sum];
+    if (options().schedule != Schedule::kForward) warpgroup::add(sum, product);
+    if (--sum.waiting > 0) continue;
+    std::memcpy(sum.at, sum.values, static_cast<size_t>(sum.count) * sizeof(float));
+    sum.at = nullptr;
   }
   mine.waiting = later;
-  if (later > 0 || mine.sums == nullptr) return;
-  std::memcpy(mine.sums, mine.values, static_cast<size_t>(mine.count) * sizeof(float));
-  mine.sums = nullptr;
 }
 
 }  // namespace simt

@@ -1,6 +1,6 @@
 #include "kernels/cuda/launch.cuh"
 #include "kernels/cuda/runtime.h"
-#include "kernels/cuda/wgmma.cuh"
+#include "kernels/cuda/wgmma_held.cuh"
 
 #include "simt/wgmma.h"
 
@@ -50,6 +50,41 @@ __global__ void warpgroup_products(float* c, const bfloat16* a, const bfloat16* 
   commit_products();
   wait_for_products<0>(sum);
   write(c, sum);
+}
+
+// Both halves of c as sums of their own, under way at once; a in registers
+template <int kN, bool kAcross>
+__global__ void held_products(float* c, const bfloat16* a, const bfloat16* b) {
+  auto *left = panels_of_block<bfloat16>(), *right = left + kPanel;
+  copy_panel(left, a, kRows, kDepth);
+  if (kAcross) {
+    for (int panel = 0; panel < kN / 8; ++panel) copy_panel(right + panel * kPanel, b + panel * 64, kDepth, 8 * kN);
+  } else {
+    copy_panel(right, b, 8 * kN, kDepth);
+  }
+  commit_copies();
+  wait_for_copies<0>();
+  publish_copies();
+  __syncthreads();
+  FragmentC sum[2][kN / 2];
+  FragmentA held[kDepth / 16];
+  for (int k = 0; k < kDepth; k += 16) load_a_along(held[k / 16], left, static_cast<int>(threadIdx.x) / 32 * 16, k);
+  begin_products();
+  for (int half = 0; half < 2; ++half) {
+    const bfloat16* from = right + half * 4 * kN * kPanelWidth;
+    for (int k = 0; k < kDepth; k += 16) {
+      add_products_of_held<kAcross>(sum[half], held[k / 16],
+                                    kAcross ? describe_across(from, kPanel * 2, k) : describe_along(from, 0, k), k > 0);
+    }
+    commit_products();
+    begin_products();
+  }
+  finish_products<1>(sum[0]);
+  FragmentC all[kN];
+  for (int j = 0; j < kN / 2; ++j) all[j] = sum[0][j];
+  finish_products<0>(sum[1]);
+  for (int j = 0; j < kN / 2; ++j) all[kN / 2 + j] = sum[1][j];
+  write(c, all);
 }
 
 __global__ void warpgroup_step(float* c, const bfloat16* a, const bfloat16* b, Fault fault) {
@@ -104,6 +139,13 @@ void run_warpgroup_products(float* c, const bfloat16* a, const bfloat16* b, int 
   n == 64    ? run<8>(c, a, b, left_across, across)
   : n == 128 ? run<16>(c, a, b, left_across, across)
              : run<32>(c, a, b, left_across, across);
+}
+void run_held_products(float* c, const bfloat16* a, const bfloat16* b, int n, bool across) {
+  const auto run = [&]<int kN>(std::integral_constant<int, kN>) {
+    const LaunchShape shape{1, kThreads, (kRows + 8 * kN) * kPanelWidth * sizeof(bfloat16) + kPanelAlignment};
+    run_to_the_end(across ? held_products<kN, true> : held_products<kN, false>, shape, Work{}, c, a, b);
+  };
+  n == 128 ? run(std::integral_constant<int, 16>()) : run(std::integral_constant<int, 32>());
 }
 void run_warpgroup_step(float* c, const bfloat16* a, const bfloat16* b, Fault fault) {
   run_to_the_end(warpgroup_step, LaunchShape{1, kThreads, 2 * kPanel * sizeof(bfloat16) + kPanelAlignment}, Work{}, c,

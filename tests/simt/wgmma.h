@@ -7,6 +7,8 @@ namespace sffn::test {
 // c [64,n] = a [64,64]·b [64,n], n 64, 128 or 256; b lies in shared memory as [n][64], or across: as [64][n]; where
 // both lie across, a does as [depth][row].
 void run_warpgroup_products(float* c, const bfloat16* a, const bfloat16* b, int n, bool left_across, bool across);
+// The same for n 128 or 256, a in registers, the halves of c as two sums.
+void run_held_products(float* c, const bfloat16* a, const bfloat16* b, int n, bool across);
 
 // One step that is right, or wrong in one way; c [64,64] = a [64,64]·b [64,64], b as [n][64].
 enum class Fault : uint8_t {

@@ -80,6 +80,27 @@ TEST_CASE("products of a warpgroup are those of the matrices, however these lie"
   }
 }
 
+// Kills: a lane's rows or depths of the left factor taken for others; products added to the other sum, or to what the
+// sum was before it began.
+TEST_CASE("products of a warpgroup may have their left factor in registers and several sums", "[simt]") {
+  const std::vector<bfloat16> a = integers(64 * 64, 37, 31);
+  const simt::Options before = simt::options();
+  for (const simt::Schedule schedule : {simt::Schedule::kForward, simt::Schedule::kRandom}) {
+    simt::options().schedule = schedule;
+    for (const size_t n : {128, 256}) {
+      const std::vector<bfloat16> b = integers(64 * n, 53, 23);
+      for (const bool across : {false, true}) {
+        INFO("n " << n << ", across " << across);
+        const auto expected = product(a, n, [&](size_t k, size_t j) { return b[across ? k * n + j : j * 64 + k]; });
+        CHECK(result(a, b, n, [&](float* c, const bfloat16* left, const bfloat16* right) {
+                run_held_products(c, left, right, static_cast<int>(n), across);
+              }) == expected);
+      }
+    }
+  }
+  simt::options() = before;
+}
+
 // Kills: an executor in which a kernel works that reads sums too early, or overwrites a factor too early.
 TEST_CASE("products of a warpgroup are there when they are waited for, and not before", "[simt]") {
   const std::vector<bfloat16> a = integers(64 * 64, 37, 31), b = integers(64 * 64, 53, 23);
