@@ -88,7 +88,11 @@ __global__ void __launch_bounds__(ForwardCut<kWidth, kDropout>::kThreads,
   const auto take_probabilities = [&] {
     finish_products<0>(sum);
     round_to_factors(p, s[0]);
-    SFFN_UNROLL for (auto& of : sum) { SFFN_UNROLL for (int e = 0; e < 4; ++e) of.at[e] *= shrink[e / 2]; }
+    if (__any_sync(0xffffffffu, shrink[0] < 1 || shrink[1] < 1) == 0) return;
+    make_here(sum);  // a branch that is seldom taken
+    SFFN_UNROLL for (int c = 0; c < kWidth / 8; ++c) {
+      SFFN_UNROLL for (int e = 0; e < 4; ++e) sum[c].at[e] *= shrink[e / 2];
+    }
   };
   begin_step(0);
   int step = 1;
