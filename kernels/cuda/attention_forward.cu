@@ -212,8 +212,8 @@ void attention_forward(Stream& stream, Tensor out, Tensor lse, const Tensor& qkv
                  DropoutSite(dropout));
         };
         using Mma = mma::ForwardCut<width>;
-        using Wgmma = wgmma::ForwardCut<width>;
-        warpgroups ? run(Wgmma(), wgmma::attention_forward_wgmma_kernel<width, drops>, Wgmma::shared_bytes(1, 4))
+        using Wgmma = wgmma::ForwardCut<width, drops>;
+        warpgroups ? run(Wgmma(), wgmma::attention_forward_wgmma_kernel<width, drops>, Wgmma::shared_bytes(1, 5))
                    : run(Mma(), mma::attention_forward_mma_kernel<width, drops>, Mma::shared_bytes(1, 2));
       });
     }

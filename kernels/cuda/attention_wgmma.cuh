@@ -33,40 +33,68 @@ struct Cut : mma::Cut<kWidth, 4 * kWarpgroups, 1, kStep, kStep, false, kBlocks> 
   static __device__ int group() { return uniform(static_cast<int>(threadIdx.x) / kGroupThreads); }
 };
 
-// As mma::ask_rows, to panels of kRows rows.
+// The thread's pieces of the rows of one tile after the other, kRows a tile, on their way to panels.
 template <class C, int kRows>
-__device__ __forceinline__ void ask_rows(bfloat16* panels, const bfloat16* source, int64_t step, int count) {
-  constexpr int kPieces = C::kWidth / kPiece, kRowsAtOnce = C::kThreads / kPieces;
+struct RowPieces {
+  static constexpr int kPieces = C::kWidth / kPiece, kRowsAtOnce = C::kThreads / kPieces;
   static_assert(kRowsAtOnce % 8 == 0);
-  const int first = static_cast<int>(threadIdx.x) / kPieces, piece = static_cast<int>(threadIdx.x) % kPieces;
-  bfloat16* to = piece_at(panels + piece / kPanelPieces * kRows * kPanelWidth, first, piece % kPanelPieces);
-  const bfloat16* from = source + (first * static_cast<int>(step) + piece * kPiece);
-  SFFN_UNROLL for (int i = 0; i < kRows; i += kRowsAtOnce) {
-    if (kRows % kRowsAtOnce != 0 && first + i >= kRows) break;
-    copy_async<16>(to + i * kPanelWidth, from, first + i < count);  // beyond count `from` is not read
-    from += kRowsAtOnce * step;
+  const bfloat16* from;
+  int rows_at_once;  // in elements
+  int to, count;     // where in a tile; rows from the first on that exist
+
+  // From source[0], of `rows` rows.
+  __device__ __forceinline__ RowPieces(const bfloat16* source, int64_t step, int rows) {
+    const int first = static_cast<int>(threadIdx.x) / kPieces, piece = static_cast<int>(threadIdx.x) % kPieces;
+    bfloat16* origin = nullptr;
+    to = static_cast<int>(piece_at(origin + piece / kPanelPieces * kRows * kPanelWidth, first, piece % kPanelPieces) -
+                          origin);
+    from = source + (first * step + piece * kPiece);
+    rows_at_once = kRowsAtOnce * static_cast<int>(step);
+    count = rows - first;
   }
+  // Asks for the tile, `further` elements from it.
+  __device__ __forceinline__ void ask(bfloat16* tile, int further = 0) const {
+    SFFN_UNROLL for (int i = 0; i < kRows; i += kRowsAtOnce) {
+      const int rows = kRows - i < kRowsAtOnce ? kRows - i : kRowsAtOnce;  // all but for the last
+      if (rows == kRowsAtOnce || static_cast<int>(threadIdx.x) < rows * kPieces) {
+        copy_async<16>(tile + to + i * kPanelWidth, from + (i / kRowsAtOnce * rows_at_once + further), i < count);
+      }
+    }
+  }
+  // On to the next tile.
+  __device__ __forceinline__ void advance() {
+    from += rows_at_once / kRowsAtOnce * kRows;
+    count -= kRows;
+  }
+};
+
+// Descriptors of the left and the right factor of multiply_rows, and of the right one of add_rows.
+__device__ __forceinline__ uint64_t describe_own(const bfloat16* tile, int group) {
+  return describe_along(tile, group * kGroupRows, 0);
+}
+__device__ __forceinline__ uint64_t describe_rows(const bfloat16* stage) { return describe_along(stage, 0, 0); }
+__device__ __forceinline__ uint64_t describe_columns(const bfloat16* stage) {
+  return describe_across(stage, kStep * kPanelWidth * static_cast<int>(sizeof(bfloat16)), 0);
 }
 
-// s = a·bᵀ: the warpgroup's rows of a tile of kRows, the kStep rows of a stage. Under way afterwards.
+// s = a·bᵀ: the warpgroup's rows of a tile, the kStep rows of a stage. Under way afterwards.
 template <class C>
-__device__ __forceinline__ void multiply_rows(typename C::Row& s, const bfloat16* a, const bfloat16* b, int group) {
+__device__ __forceinline__ void multiply_rows(typename C::Row& s, uint64_t a, uint64_t b) {
   begin_products();
   SFFN_UNROLL for (int k = 0; k < C::kWidth; k += 16) {
     const int panel = k / kPanelWidth, depth = k % kPanelWidth;
-    add_products<false>(s, describe_along(a + panel * C::kRows * kPanelWidth, group * kGroupRows, depth),
-                        describe_along(b + panel * kStep * kPanelWidth, 0, depth), k > 0);
+    add_products<false>(s, further(a, panel * C::kRows * kPanelWidth + depth),
+                        further(b, panel * kStep * kPanelWidth + depth), k > 0);
   }
   commit_products();
 }
 
 // sum += p·x: the columns of p are the kStep rows of a stage. Under way afterwards.
 template <class C>
-__device__ __forceinline__ void add_rows(typename C::Sum& sum, const FragmentA (&p)[kStep / 16], const bfloat16* x) {
-  constexpr int kPanelBytes = kStep * kPanelWidth * static_cast<int>(sizeof(bfloat16));
+__device__ __forceinline__ void add_rows(typename C::Sum& sum, const FragmentA (&p)[kStep / 16], uint64_t x) {
   begin_products();
   SFFN_UNROLL for (int k = 0; k < kStep; k += 16) {
-    add_products_of_held<true>(sum, p[k / 16], describe_across(x, kPanelBytes, k));
+    add_products_of_held<true>(sum, p[k / 16], further(x, k * kPanelWidth));
   }
   commit_products();
 }

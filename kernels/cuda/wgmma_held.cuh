@@ -4,12 +4,17 @@
 
 namespace sffn::cuda {
 
+// The descriptor of what lies that many elements further on in shared memory.
+__device__ __forceinline__ uint64_t further(uint64_t descriptor, int elements) {
+  return (descriptor & ~uint64_t{0xffffffff}) | (static_cast<uint32_t>(descriptor) + static_cast<uint32_t>(elements) / 8);
+}
+
 // For the compiler: all of the fragments is made before what follows, and not read before.
 template <int kN>
 __device__ __forceinline__ void make_here(FragmentC (&fragments)[kN]) {
 #ifdef __CUDACC__
-  SFFN_UNROLL for (auto& fragment : fragments) {
-    SFFN_UNROLL for (float& at : fragment.at) asm volatile("" : "+f"(at)::"memory");
+  SFFN_UNROLL for (int j = 0; j < kN; ++j) {
+    SFFN_UNROLL for (int e = 0; e < 4; ++e) asm volatile("" : "+f"(fragments[j].at[e])::"memory");
   }
 #else
   (void)fragments;
