@@ -8,7 +8,6 @@
 
 namespace sffn::cuda::attention::wgmma {
 
-using mma::exp2_fast;
 using mma::kLog2E;
 using mma::lane_column;
 using mma::lane_row;
