@@ -9,7 +9,7 @@ SFFN_SIMT_KERNELS=$record "$program" "~[cpu]" >/dev/null
 # Addresses count from run_grid, wherever the program is loaded.
 nm -C "$program" | grep -E ' [tTwW] ' >"$record.symbols"
 base=$(awk '/ simt::run_grid\(/ { print "0x" $1; exit }' "$record.symbols")
-awk '/_kernel(<|\()/ && !/std::|simt::|launch<|\[clone|::operator\(\)|Profile::/' "$record.symbols" | while read -r address _ name; do
+awk '/^[^<]*_kernel(<|\()/ && !/std::|simt::|launch<|\[clone|::operator\(\)|Profile::/' "$record.symbols" | while read -r address _ name; do
   echo "$((16#$address - base)) $name"
 done | sort -u >"$record.kernels"
 awk 'NR == FNR { launches[$1] += $2; next }
