@@ -10,7 +10,7 @@
 // choice a token and nothing to add or to weigh, E is y.
 // multiply_rows is a grouped product on tensor cores: a block of threads takes a tile of 128 rows (row_tiles.cuh) and
 // some of the columns, 128 at a time, in steps of up to 64 cells, three stages of asynchronous copies; each of 8 warps
-// has 64 × 32 results.
+// has 64 × 32 results. On sm_90a, from 33 cells on: block_product.cuh.
 #include "kernels/cuda/block_product.cuh"
 #include "kernels/cuda/combine_units.cuh"
 #include "kernels/cuda/pack.cuh"

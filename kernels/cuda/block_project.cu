@@ -5,7 +5,7 @@
 // Any type and size: 64 rows and 64 cells by fp32 multiply-adds (block_rows.cuh).
 // bf16 of 16 cells and more whose rows are whole 16 bytes: tensor cores, 128 rows and 16 to 128 cells, 64 elements of D
 // at a time, three stages of asynchronous copies; a warp has up to 64 × 32 results. Tiles come in segments of tokens
-// whose rows of x stay in L2 (row_tiles.cuh).
+// whose rows of x stay in L2 (row_tiles.cuh). On sm_90a, from 33 cells on: block_product.cuh.
 #include "kernels/cuda/block_product.cuh"
 #include "kernels/cuda/block_rows.cuh"
 #include "kernels/cuda/float_tile.cuh"

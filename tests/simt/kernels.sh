@@ -9,7 +9,7 @@ trap 'rm -rf "$work"' EXIT
 # Addresses count from run_grid, wherever the program is loaded.
 nm -C "$program" | grep -E ' [tTwW] ' >"$work/symbols"
 base=$(awk '/ simt::run_grid\(/ { print "0x" $1; exit }' "$work/symbols")
-awk '/_kernel(<|\()/ && !/std::|simt::|launch<|\[clone|::operator\(\)|Profile::/' "$work/symbols" | while read -r address _ name; do
+awk '/^[^<]*_kernel(<|\()/ && !/std::|simt::|launch<|\[clone|::operator\(\)|Profile::/' "$work/symbols" | while read -r address _ name; do
   echo "$((16#$address - base)) $name"
 done | sort -u >"$work/kernels"
 awk 'NR == FNR { launches[$1] += $2; next }
