@@ -172,26 +172,28 @@ __global__ void __launch_bounds__(GroupProduct<kUnitColumns>::kThreads, GroupPro
 
 constexpr int kSumThreads = 256, kSumColumns = 8, kSumBatch = 8;
 
-// A thread has 8 columns of one token; it reads 8 products before it adds them.
-__global__ void __launch_bounds__(kSumThreads) sum_products_kernel(Combination<bfloat16> c, Products p) {
+// A thread has 8 columns of one token; it asks for 8 products at a time, those of dropped choices too, whose places are
+// not written. For three blocks a multiprocessor, because for more the compiler would ask for one when it adds it.
+__global__ void __launch_bounds__(kSumThreads, 3) sum_products_kernel(Combination<bfloat16> c, Products p) {
   using Term = Pack<bfloat16, kSumColumns>;
-  const int64_t pitch = p.end - p.column, packs = pitch / kSumColumns, b = c.rows.per_token;
-  const int64_t e = int64_t{blockIdx.x} * kSumThreads + threadIdx.x, first = p.segment * p.list.tokens;
-  const int64_t n = first + e / packs, d = p.column + e % packs * kSumColumns;
-  if (n >= first + p.list.tokens || n >= c.rows.tokens) return;
-  const bfloat16* products = p.products + (n - first) * b * pitch + d - p.column;
+  const auto pitch = static_cast<unsigned>(p.end - p.column), packs = pitch / kSumColumns;
+  const auto b = static_cast<int>(c.rows.per_token);
+  const unsigned e = blockIdx.x * kSumThreads + threadIdx.x, token = e / packs, pack = e % packs;
+  const int64_t first = p.segment * p.list.tokens, n = first + token, d = p.column + int64_t{pack} * kSumColumns;
+  if (token >= p.list.tokens || n >= c.rows.tokens) return;
+  const bfloat16* products = p.products + int64_t{token} * b * pitch + pack * kSumColumns;
+  const int32_t* place = c.rows.inverse + n * b;
+  const float* weights = c.weights != nullptr ? c.weights + n * b : nullptr;
   float sum[kSumColumns] = {};
-  for (int64_t i = 0; i < b; i += kSumBatch) {
+  for (int i = 0; i < b; i += kSumBatch) {
     Term term[kSumBatch];
-    float weight[kSumBatch];
     SFFN_UNROLL for (int u = 0; u < kSumBatch; ++u) {
-      const int64_t choice = n * b + i + u;
-      const bool exists = i + u < b && c.rows.inverse[choice] >= 0;
-      weight[u] = !exists ? 0.0f : c.weights != nullptr ? c.weights[choice] : 1.0f;
-      term[u] = exists ? *reinterpret_cast<const Term*>(products + (i + u) * pitch) : Term{};
+      if (i + u < b) term[u] = *reinterpret_cast<const Term*>(products + int64_t{i + u} * pitch);
     }
     SFFN_UNROLL for (int u = 0; u < kSumBatch; ++u) {
-      SFFN_UNROLL for (int k = 0; k < kSumColumns; ++k) sum[k] += weight[u] * to_float(term[u].at[k]);
+      if (i + u >= b || place[i + u] < 0) continue;
+      const float weight = weights != nullptr ? weights[i + u] : 1.0f;
+      SFFN_UNROLL for (int k = 0; k < kSumColumns; ++k) sum[k] += weight * to_float(term[u].at[k]);
     }
   }
   bfloat16* y = c.y + n * c.D + d;
