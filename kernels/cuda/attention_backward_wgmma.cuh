@@ -1,6 +1,7 @@
 // Gradients of attention on warpgroups (attention_wgmma.cuh): the two kernels of attention_backward_mma.cuh, in steps
 // of 64 keys or 64 queries. dq: two warpgroups of 64 queries, whose last products go on while the next step is asked
 // for. dk, dv: one warpgroup of 64 keys a block; several blocks share a multiprocessor, each in another part of a step.
+// Where only two warpgroups do, every product goes on while something is made of the one before.
 #pragma once
 #include "kernels/cuda/attention_backward_mma.cuh"
 #include "kernels/cuda/attention_wgmma.cuh"
@@ -58,11 +59,11 @@ __global__ void __launch_bounds__(QueryGradientCut<kWidth>::kThreads, QueryGradi
   int step = 0;
   for (; step < own_steps; ++step) {
     begin_step(step);
-    finish_products<0>(dq);
+    if constexpr (kWidth == 64) finish_products<0>(dq);  // else there are registers to ask for more before
     const int key = k0 + step * kStep, stage = step % 3 * C::kStage;
     multiply_rows<C>(s[0], own, further(key_rows, stage));
     multiply_rows<C>(dp[0], own_douts, further(value_rows, stage));
-    finish_products<0>(s[0], dp[0]);
+    finish_products<0>(s[0], dp[0], dq);
     if (tile.masks(key)) tile.mask(s, key);
     mma::score_gradient<kDropout, C>(dp, s, tile, log2_sum, d, heads.scale * kLog2E, dropout, key);
     round_to_factors(ds, dp[0]);
@@ -79,6 +80,25 @@ __global__ void __launch_bounds__(QueryGradientCut<kWidth>::kThreads, QueryGradi
 #endif
 }
 
+// s = P, rows are keys.
+template <class Row>
+__device__ __forceinline__ void make_probabilities(Row& s, const float* lse, float factor) {
+  SFFN_UNROLL for (int n = 0; n < kStep / 8; ++n) {
+    const auto log_sums = *reinterpret_cast<const float2*>(lse + 8 * n + lane_column());
+    const float log2_sum[2] = {kLog2E * log_sums.x, kLog2E * log_sums.y};
+    SFFN_UNROLL for (int e = 0; e < 4; ++e) s[n].at[e] = exp2_fast(s[n].at[e] * factor - log2_sum[e % 2]);
+  }
+}
+// dS = P ⊙ (dP - D) in place of dP.
+template <class Row>
+__device__ __forceinline__ void make_gradients(Row& dp, const Row& p, const float* d) {
+  SFFN_UNROLL for (int n = 0; n < kStep / 8; ++n) {
+    const auto dots = *reinterpret_cast<const float2*>(d + 8 * n + lane_column());
+    const float dot[2] = {dots.x, dots.y};
+    SFFN_UNROLL for (int e = 0; e < 4; ++e) dp[n].at[e] = p[n].at[e] * (dp[n].at[e] - dot[e % 2]);
+  }
+}
+
 template <int kWidth, bool kDropout>
 __global__ void __launch_bounds__(KeyGradientCut<kWidth>::kThreads, KeyGradientCut<kWidth>::least_blocks(kDropout))
     key_gradient_wgmma_kernel(Backward x, Heads heads, DropoutSite site) {
@@ -86,6 +106,7 @@ __global__ void __launch_bounds__(KeyGradientCut<kWidth>::kThreads, KeyGradientC
   const mma::ProbabilityDropout dropout(site, heads.time);
   using C = KeyGradientCut<kWidth>;
   using Rows = RowPieces<C, kStep>;
+  constexpr bool kOverlaps = kWidth == 128 && !kDropout;  // else it takes too many registers
   bfloat16* keys = panels_of_block<bfloat16>();
   bfloat16 *values = keys + C::kTile, *queries = values + C::kTile,
            *douts = queries + 2 * C::kStage;  // two stages each
@@ -130,14 +151,27 @@ __global__ void __launch_bounds__(KeyGradientCut<kWidth>::kThreads, KeyGradientC
     multiply_rows<C>(dp[0], own_values, further(dout_rows, at));
     const mma::QueryStage<C>& of = of_stages[stage];
     const int32_t* start = x.segment_start != nullptr ? of.start : nullptr;
-    finish_products<0>(s[0], dp[0]);
+    if constexpr (kOverlaps) {
+      finish_products<1>(s[0]);
+    } else {
+      finish_products<0>(s[0], dp[0]);
+    }
     if (tile.masks(q0, start)) tile.mask(s, q0, start);
-    const uint64_t first = dropout.row(tile.sequence * heads.heads + head, q0 + lane_column()) +
-                           static_cast<uint64_t>(tile.key + lane_row());
-    mma::key_score_gradient<kDropout, C>(dp, s, of.lse, of.d, heads.scale * kLog2E, dropout, first);
-    round_to_factors(p, s[0]);
-    round_to_factors(ds, dp[0]);
-    add_rows<C>(dv, p, further(dout_columns, at));
+    if constexpr (kOverlaps) {
+      make_probabilities(s[0], of.lse, heads.scale * kLog2E);
+      round_to_factors(p, s[0]);
+      add_rows<C>(dv, p, further(dout_columns, at));
+      finish_products<1>(dp[0]);
+      make_gradients(dp[0], s[0], of.d);
+      round_to_factors(ds, dp[0]);
+    } else {
+      const uint64_t first = dropout.row(tile.sequence * heads.heads + head, q0 + lane_column()) +
+                             static_cast<uint64_t>(tile.key + lane_row());
+      mma::key_score_gradient<kDropout, C>(dp, s, of.lse, of.d, heads.scale * kLog2E, dropout, first);
+      round_to_factors(p, s[0]);
+      round_to_factors(ds, dp[0]);
+      add_rows<C>(dv, p, further(dout_columns, at));
+    }
     add_rows<C>(dk, ds, further(query_columns, at));
     finish_products<0>(dv, dk);
     head = next_head, q0 = next_q0;
