@@ -4,8 +4,9 @@
 // Any type and size, by fp32 multiply-adds: three kernels, each writing what no other does, so that every sum has one
 // order: D; a block a tile of queries for dq; a block a tile of keys for dk and dv, over the query heads of its key
 // head and their tiles. What a block goes over uses one tile of shared memory in turn. bf16 heads of 64 or 128 columns:
-// attention_backward_mma.cuh.
+// attention_backward_mma.cuh and, where there are warpgroups, attention_backward_wgmma.cuh.
 #include "kernels/cuda/attention_backward_mma.cuh"
+#include "kernels/cuda/attention_backward_wgmma.cuh"
 #include "kernels/cuda/attention_tiles.cuh"
 #include "kernels/cuda/reduce.cuh"
 #include "kernels/ops.h"
@@ -202,7 +203,9 @@ void attention_backward(Stream& stream, Tensor dqkv, const Tensor& dout, const T
       const mma::Backward x{
           dqkv.data<bfloat16>(), d,    dout.data<bfloat16>(), out.data<bfloat16>(), qkv.data<bfloat16>(),
           lse.data<float>(),     start};
-      return mma::backward(stream, x, heads, shape, dropout);
+      const bool warpgroups = native(stream).capability == kWarpgroupCapability;
+      return warpgroups ? wgmma::backward(stream, x, heads, shape, dropout)
+                        : mma::backward(stream, x, heads, shape, dropout);
     }
     with_width("attention_backward", shape.head_dim, [&]<int kWidth>(std::integral_constant<int, kWidth>) {
       const int64_t tiles = blocks_for(shape.time, Tiles<kWidth>::kTile);

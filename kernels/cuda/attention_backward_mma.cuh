@@ -160,7 +160,10 @@ struct KeyTile {
   }
   __device__ __forceinline__ bool masks(int query, const int32_t* start) const {
     if (query < key + C::kWarpRows - 1) return true;
-    return start != nullptr && __any_sync(0xffffffffu, start[lane_of_warp() % C::kStep] > key) != 0;
+    if (start == nullptr) return false;
+    bool later = false;
+    SFFN_UNROLL for (int i = 0; i < C::kStep; i += 32) later |= start[(lane_of_warp() + i) % C::kStep] > key;
+    return __any_sync(0xffffffffu, later) != 0;
   }
   // s = -infinity where a key is not seen: rows are keys.
   __device__ __forceinline__ void mask(typename C::Scores& s, int query, const int32_t* start) const {
@@ -271,23 +274,29 @@ __global__ void __launch_bounds__(KeyGradientCut<kWidth>::kThreads, KeyGradientC
                 of_dv);
 }
 
+// The two kernels for tiles of Q's rows of queries and K's rows of keys.
+template <class Q, class K, class Kernel>
+void launch_backward(Stream& stream, Kernel query_gradient, size_t query_bytes, Kernel key_gradient, size_t key_bytes,
+                     const Backward& x, const Heads& heads, const AttentionShape& shape, const Dropout& dropout) {
+  const DropoutSite site(dropout);
+  const double outs = bytes_for<bfloat16>(shape.tokens() * shape.out_width());
+  const double qkvs = bytes_for<bfloat16>(shape.tokens() * shape.qkv_width());
+  const double row_numbers = 2 * bytes_for<float>(shape.tokens() * shape.heads);  // lse and D
+  const unsigned query_tiles = blocks_for(shape.time, Q::kRows), key_tiles = blocks_for(shape.time, K::kRows);
+  launch(stream, query_gradient, {blocks_for(shape.batch * shape.heads * query_tiles, 1), Q::kThreads, query_bytes},
+         Work{3 * outs + qkvs + row_numbers, 3 * causal_flops(shape), true}, x, heads, site);
+  launch(stream, key_gradient, {blocks_for(shape.batch * shape.kv_heads * key_tiles, 1), K::kThreads, key_bytes},
+         Work{2 * qkvs + row_numbers, 4 * causal_flops(shape), true}, x, heads, site);
+}
+
 void backward(Stream& stream, const Backward& x, const Heads& heads, const AttentionShape& shape,
               const Dropout& dropout) {
   with_kernel(shape, dropout, [&](auto width, auto drops) {
     using Q = QueryGradientCut<width>;
     using K = KeyGradientCut<width>;
-    const DropoutSite site(dropout);
-    const double outs = bytes_for<bfloat16>(shape.tokens() * shape.out_width());
-    const double qkvs = bytes_for<bfloat16>(shape.tokens() * shape.qkv_width());
-    const double row_numbers = 2 * bytes_for<float>(shape.tokens() * shape.heads);  // lse and D
-    const unsigned query_tiles = blocks_for(shape.time, Q::kRows), key_tiles = blocks_for(shape.time, K::kRows);
-    launch(stream, query_gradient_mma_kernel<width, drops>,
-           {blocks_for(shape.batch * shape.heads * query_tiles, 1), Q::kThreads, Q::shared_bytes(2, 2)},
-           Work{3 * outs + qkvs + row_numbers, 3 * causal_flops(shape), true}, x, heads, site);
-    launch(stream, key_gradient_mma_kernel<width, drops>,
-           {blocks_for(shape.batch * shape.kv_heads * key_tiles, 1), K::kThreads,
-            K::shared_bytes(2, 2, sizeof(QueryStage<K>))},
-           Work{2 * qkvs + row_numbers, 4 * causal_flops(shape), true}, x, heads, site);
+    launch_backward<Q, K>(stream, query_gradient_mma_kernel<width, drops>, Q::shared_bytes(2, 2),
+                          key_gradient_mma_kernel<width, drops>, K::shared_bytes(2, 2, sizeof(QueryStage<K>)), x, heads,
+                          shape, dropout);
   });
 }
 
