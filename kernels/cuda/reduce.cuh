@@ -1,6 +1,8 @@
 // Sums and maxima over the threads of a warp and of a block, in a fixed order. Blocks have a multiple of 32 threads, x
 // only.
 #pragma once
+#include "kernels/cuda/unroll.cuh"
+
 #include <cuda_runtime.h>
 
 namespace sffn::cuda {
@@ -48,18 +50,14 @@ __device__ __forceinline__ T block_sum(T value) {
 template <int kCount>
 __device__ __forceinline__ void block_sums(float (&values)[kCount]) {
   alignas(16) __shared__ float of_warp[32][kCount];
-#pragma unroll
-  for (int i = 0; i < kCount; ++i) values[i] = warp_sum(values[i]);
+  SFFN_UNROLL for (int i = 0; i < kCount; ++i) values[i] = warp_sum(values[i]);
   if (threadIdx.x % 32 == 0) {
-#pragma unroll
-    for (int i = 0; i < kCount; ++i) of_warp[threadIdx.x / 32][i] = values[i];
+    SFFN_UNROLL for (int i = 0; i < kCount; ++i) of_warp[threadIdx.x / 32][i] = values[i];
   }
   __syncthreads();
-#pragma unroll
-  for (int i = 0; i < kCount; ++i) values[i] = of_warp[0][i];
+  SFFN_UNROLL for (int i = 0; i < kCount; ++i) values[i] = of_warp[0][i];
   for (unsigned w = 1; w < blockDim.x / 32; ++w) {
-#pragma unroll
-    for (int i = 0; i < kCount; ++i) values[i] += of_warp[w][i];
+    SFFN_UNROLL for (int i = 0; i < kCount; ++i) values[i] += of_warp[w][i];
   }
   __syncthreads();
 }
