@@ -20,7 +20,8 @@ sys.path[:0] = [os.path.join(ROOT, "scripts"), os.path.join(ROOT, "tools", "benc
 import gpu_check_report  # noqa: E402
 import peers as join_peers  # noqa: E402
 
-WORKERS = max(2, min(12, os.cpu_count() or 1))  # processes of tests at a time; benchmarks run alone
+CPUS = os.cpu_count() or 1
+WORKERS = max(2, min(12, CPUS))  # processes of tests at a time; benchmarks run alone
 
 
 class Late(Exception):
@@ -63,8 +64,10 @@ class Run:
     def left(self):
         return self.slot_end - time.monotonic()
 
-    def command(self, *command, limit=None):
-        return run([str(part) for part in command], min(limit or self.left(), self.left()), self.log)
+    def command(self, *command, processes=1):
+        """One of so many that run at a time."""
+        threads = {"OMP_NUM_THREADS": str(max(1, CPUS // processes))} if processes > 1 else None
+        return run([str(part) for part in command], self.left(), self.log, threads)
 
     def json_of(self, *command):
         code, printed = self.command(*command)
@@ -79,7 +82,7 @@ class Run:
 def tests(run_):
     if shutil.which("ctest") and os.path.exists(os.path.join(run_.build, "CTestTestfile.cmake")):
         code, printed = run_.command("ctest", "--test-dir", run_.build, "-L", "gpu", "-j", WORKERS, "--timeout", 120,
-                                     "--output-on-failure")
+                                     "--output-on-failure", processes=WORKERS)
     else:
         code, printed = 0, ""
         for program, arguments in (("test_device", []), ("test_ops", ["~[cpu]"])):
@@ -116,7 +119,8 @@ def sanitizer(run_):
 
     def judge(job):
         kind, tag = job
-        code, printed = run_.command(tool, "--tool", kind, "--error-exitcode", 9, program, tag + "~[cpu]")
+        code, printed = run_.command(tool, "--tool", kind, "--error-exitcode", 9, program, tag + "~[cpu]",
+                                     processes=WORKERS // 2)
         run_.log.write(printed)
         return code
 
@@ -135,7 +139,7 @@ def compare(run_):
         config, precision = job
         row = {"name": os.path.basename(config)[:-5], "precision": precision}
         _, printed = run_.command(run_.sffn, "compare", config, "--backends", "cpu,cuda", "--steps", 1 if run_.small else 2,
-                                  "--set", f"train.precision={precision}", "--json")
+                                  "--set", f"train.precision={precision}", "--json", processes=WORKERS // 2)
         try:
             report = json.loads(printed)
             worst = max(report["tensors"], key=lambda t: t["error"] / t["tolerance"] if t["tolerance"] else t["error"])
@@ -232,24 +236,24 @@ def layer(block_size):
 # Name, title, limit in seconds, slot: in the order in which they matter.
 SLOTS = [
     ("tests", "tests of the CUDA backend", 120, tests),
-    ("sanitizer", "op tests under compute-sanitizer", 75, sanitizer),
+    ("sanitizer", "op tests under compute-sanitizer", 60, sanitizer),
     ("compare", "CPU and GPU in lockstep, every method", 45, compare),
-    ("A", "ceilings of the device, and the products of GPT-2 124M", 50,
+    ("A", "ceilings of the device, and the products of GPT-2 124M", 30,
      ops("A", "gpt2-124m.json", *one_micro_batch(64, 1024))),
-    ("E-124m", "a step of GPT-2 124M, 64 sequences of 1024", 60, step("gpt2-124m.json", 64, [626e3, 736e3], TORCH_124M)),
+    ("E-124m", "a step of GPT-2 124M, 64 sequences of 1024", 70, step("gpt2-124m.json", 64, [626e3, 736e3], TORCH_124M)),
     ("D-64", "the reference layer, blocks of 64", 30, layer(64)),
-    ("D-256", "the reference layer, blocks of 256", 20, layer(256)),
-    ("D-1024", "the reference layer, blocks of 1024", 20, layer(1024)),
-    ("D-128", "the reference layer, blocks of 128", 20, layer(128)),
-    ("D-16", "the reference layer, blocks of 16", 30, layer(16)),
-    ("D-4096", "the reference layer, one block of 4096", 20, layer(4096)),
+    ("D-256", "the reference layer, blocks of 256", 25, layer(256)),
+    ("D-1024", "the reference layer, blocks of 1024", 25, layer(1024)),
+    ("D-4096", "the reference layer, one block of 4096", 25, layer(4096)),
+    ("E-backbone", "a step of the backbone, 32 sequences of 1024", 70,
+     step("bench/backbone.json", 32, [228e3, 269e3], TORCH_BACKBONE)),
+    ("E-64", "the backbone with 4 sparse layers, blocks of 64", 25, sparse_step(64, [184e3, 216e3])),
+    ("E-256", "the backbone with 4 sparse layers, blocks of 256", 25, sparse_step(256, [219e3, 258e3])),
+    ("E-4096", "the backbone with 4 sparse layers, one block of 4096", 25, sparse_step(4096, [224e3, 263e3])),
     ("B", "attention", 30, ops("B", "bench/backbone.json")),
     ("C", "ops bound by memory", 30, ops("C", "bench/backbone.json")),
-    ("E-backbone", "a step of the backbone, 32 sequences of 1024", 60,
-     step("bench/backbone.json", 32, [228e3, 269e3], TORCH_BACKBONE)),
-    ("E-64", "the backbone with 4 sparse layers, blocks of 64", 40, sparse_step(64, [184e3, 216e3])),
-    ("E-256", "the backbone with 4 sparse layers, blocks of 256", 40, sparse_step(256, [219e3, 258e3])),
-    ("E-4096", "the backbone with 4 sparse layers, one block of 4096", 40, sparse_step(4096, [224e3, 263e3])),
+    ("D-128", "the reference layer, blocks of 128", 25, layer(128)),
+    ("D-16", "the reference layer, blocks of 16", 40, layer(16)),
 ]
 
 
@@ -266,7 +270,7 @@ def machine(run_):
                    "--format=csv,noheader", "-i", "0").split(", ")
     keys = ("card", "driver", "power_limit", "memory", "most_clock")
     return {"date": datetime.date.today().isoformat(), **dict(zip(keys, card + [""] * len(keys))),
-            "cpus": os.cpu_count(), "system": platform.platform(), "build": os.path.basename(os.path.normpath(run_.build)),
+            "cpus": os.cpu_count(), "system": f"{platform.system()} {platform.machine()}", "build": os.path.basename(os.path.normpath(run_.build)),
             "commit": text_of("git", "-C", ROOT, "rev-parse", "--short", "HEAD") or None,
             "sffn": text_of(run_.sffn, "--version"),
             "torch": text_of(sys.executable, "-c", "import torch; print(torch.__version__)") if run_.has_torch else None}
