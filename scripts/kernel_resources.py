@@ -54,7 +54,7 @@ def fingerprint(path, release):
 
 
 def compile_file(nvcc, path):
-    """What ptxas says of the file. The executable and flags alone name the compilation: ccache serves repeated ones."""
+    """What ptxas says of the file; from ccache where it was compiled before."""
     launcher = [shutil.which("ccache")] if shutil.which("ccache") else []
     with tempfile.TemporaryDirectory() as folder:
         result = subprocess.run([*launcher, nvcc, *FLAGS, "-I", ROOT, "-I", os.path.join(ROOT, "src"), "-c", path, "-o",

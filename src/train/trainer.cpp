@@ -6,8 +6,6 @@
 #include "core/file.h"
 #include "core/log.h"
 #include "core/signals.h"
-#include "data/batch_source.h"
-#include "data/eval_source.h"
 #include "ffn/registry.h"
 #include "model/flops.h"
 #include "train/checkpoint/checkpoint.h"
@@ -31,32 +29,6 @@ using Clock = std::chrono::steady_clock;
 
 double milliseconds_since(Clock::time_point start) {
   return std::chrono::duration<double, std::milli>(Clock::now() - start).count();
-}
-
-std::map<std::string, EvalSource> open_validation_data(const Config& config) {
-  std::map<std::string, EvalSource> sets;
-  for (const auto& [name, path] : config.data.validation) {
-    EvalOptions options;
-    options.context = config.model.context;
-    options.max_tokens = config.evaluation.tokens;
-    options.vocab_size = config.model.vocab_size;
-    options.document_mask = config.data.document_mask;
-    sets.emplace(name, EvalSource(path, options));
-  }
-  return sets;
-}
-
-// What `generate` needs to find the tokenizer again; null for shards without a manifest.
-Json tokenizer_record(const BatchSource& data) {
-  const std::optional<TokenizerInfo>& info = data.corpora().front().tokenizer();
-  if (!info) return {};
-  Json record;
-  record["name"] = info->name;
-  record["hash"] = info->hash.hex();
-  record["path"] = info->path;
-  record["vocab_size"] = info->vocab_size;
-  record["end_of_document"] = int64_t{info->end_of_document};
-  return record;
 }
 
 // data.train of a resolved configuration.

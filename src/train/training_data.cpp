@@ -19,6 +19,31 @@ BatchSource open_training_data(const Config& config) {
   return BatchSource(corpora, options);
 }
 
+std::map<std::string, EvalSource> open_validation_data(const Config& config) {
+  std::map<std::string, EvalSource> sets;
+  for (const auto& [name, path] : config.data.validation) {
+    EvalOptions options;
+    options.context = config.model.context;
+    options.max_tokens = config.evaluation.tokens;
+    options.vocab_size = config.model.vocab_size;
+    options.document_mask = config.data.document_mask;
+    sets.emplace(name, EvalSource(path, options));
+  }
+  return sets;
+}
+
+Json tokenizer_record(const BatchSource& data) {
+  const std::optional<TokenizerInfo>& info = data.corpora().front().tokenizer();
+  if (!info) return {};
+  Json record;
+  record["name"] = info->name;
+  record["hash"] = info->hash.hex();
+  record["path"] = info->path;
+  record["vocab_size"] = info->vocab_size;
+  record["end_of_document"] = int64_t{info->end_of_document};
+  return record;
+}
+
 std::vector<double> training_token_counts(const Config& config) {
   const std::vector<CorpusConfig>& corpora = config.data.train;
   std::vector<double> total(static_cast<size_t>(config.model.vocab_size));

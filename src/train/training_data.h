@@ -1,14 +1,22 @@
-// The training data that a configuration names.
+// The data that a configuration names.
 #pragma once
 #include "config/config.h"
 #include "data/batch_source.h"
+#include "data/eval_source.h"
 
+#include <map>
+#include <string>
 #include <vector>
 
 namespace sffn {
 
 // Throws UsageError where data.train is empty, and what BatchSource throws.
 BatchSource open_training_data(const Config&);
+// data.validation, by name. Throws what EvalSource throws.
+std::map<std::string, EvalSource> open_validation_data(const Config&);
+
+// What `generate` needs to find the tokenizer again; null for shards without a manifest.
+Json tokenizer_record(const BatchSource&);
 
 // How often each id stands in data.train: counts where there is one corpus, else shares Σ_c w_c · counts_c / tokens_c.
 // Empty where data.train is, or a shard has no manifest. Throws what Corpus throws.

@@ -27,9 +27,9 @@ __device__ void write(float* c, const FragmentC (&sum)[kN]) {
   }
 }
 
-template <int kN, bool kAcross, bool kLeftAcross>
-__global__ void warpgroup_products(float* c, const bfloat16* a, const bfloat16* b) {
-  auto *left = panels_of_block<bfloat16>(), *right = left + kPanel;
+// Both factors, ready to be multiplied.
+template <int kN, bool kAcross>
+__device__ void copy_factors(bfloat16* left, bfloat16* right, const bfloat16* a, const bfloat16* b) {
   copy_panel(left, a, kRows, kDepth);
   if (kAcross) {
     for (int panel = 0; panel < kN / 8; ++panel) copy_panel(right + panel * kPanel, b + panel * 64, kDepth, 8 * kN);
@@ -40,6 +40,12 @@ __global__ void warpgroup_products(float* c, const bfloat16* a, const bfloat16* 
   wait_for_copies<0>();
   publish_copies();
   __syncthreads();
+}
+
+template <int kN, bool kAcross, bool kLeftAcross>
+__global__ void warpgroup_products(float* c, const bfloat16* a, const bfloat16* b) {
+  auto *left = panels_of_block<bfloat16>(), *right = left + kPanel;
+  copy_factors<kN, kAcross>(left, right, a, b);
   FragmentC sum[kN] = {};
   begin_products();
   for (int k = 0; k < kDepth; k += 16) {
@@ -56,16 +62,7 @@ __global__ void warpgroup_products(float* c, const bfloat16* a, const bfloat16* 
 template <int kN, bool kAcross>
 __global__ void held_products(float* c, const bfloat16* a, const bfloat16* b) {
   auto *left = panels_of_block<bfloat16>(), *right = left + kPanel;
-  copy_panel(left, a, kRows, kDepth);
-  if (kAcross) {
-    for (int panel = 0; panel < kN / 8; ++panel) copy_panel(right + panel * kPanel, b + panel * 64, kDepth, 8 * kN);
-  } else {
-    copy_panel(right, b, 8 * kN, kDepth);
-  }
-  commit_copies();
-  wait_for_copies<0>();
-  publish_copies();
-  __syncthreads();
+  copy_factors<kN, kAcross>(left, right, a, b);
   FragmentC sum[2][kN / 2];
   FragmentA held[kDepth / 16];
   for (int k = 0; k < kDepth; k += 16) load_a_along(held[k / 16], left, static_cast<int>(threadIdx.x) / 32 * 16, k);
