@@ -76,9 +76,10 @@ void sum_of_squares(Stream& stream, Tensor partial, const Tensor& x, int64_t chu
   call.exact("partial", partial, DType::kF64, {(x.numel() + chunk - 1) / chunk});
 }
 
-void random_normal(Stream& stream, Tensor x, RandomKey, double std, bool) {
+void random_normal(Stream& stream, Tensor x, RandomKey, int64_t first, double std, bool) {
   const Call call(stream, __func__);
   call.floating("x", x);
+  call.require(first >= 0, "first is ", first, "; expected at least 0");
   call.require(std >= 0 && std::isfinite(std), "std is ", std, "; expected a finite number of at least 0");
 }
 

@@ -21,13 +21,13 @@ double draw(RandomKey key, uint64_t index, bool truncated) {
 }  // namespace
 
 // Rounded to f32 before any other dtype, so that a model has the same initial values in every precision.
-void random_normal(Stream&, Tensor x, RandomKey key, double std, bool truncated) {
+void random_normal(Stream&, Tensor x, RandomKey key, int64_t first_index, double std, bool truncated) {
   with_float_type(x.dtype(), [&](auto type) {
     using T = decltype(type);
     T* values = x.data<T>();
     parallel_chunks(x.numel(), kGrain, [&](int64_t first, int64_t last) {
       for (int64_t i = first; i < last; ++i) {
-        values[i] = T(static_cast<float>(std * draw(key, static_cast<uint64_t>(i), truncated)));
+        values[i] = T(static_cast<float>(std * draw(key, static_cast<uint64_t>(first_index + i), truncated)));
       }
     });
   });

@@ -106,6 +106,7 @@ struct TrainConfig {
 
 struct ParallelConfig {
   int64_t expert = 1;
+  int64_t expert_chunk = 8192;  // tokens of a rank
   int64_t zero = 1;
 
   bool operator==(const ParallelConfig&) const = default;

@@ -95,6 +95,10 @@ TrainConfig read_train(ConfigReader reader, int64_t context) {
 ParallelConfig read_parallel(ConfigReader reader) {
   ParallelConfig p;
   p.expert = reader.optional("expert", p.expert, "Ranks that share the blocks of a sparse layer.", kAtLeastOne);
+  p.expert_chunk = reader.optional("expert_chunk", p.expert_chunk,
+                                   "Tokens of a rank that go to the blocks of other ranks at a time: what scratch is "
+                                   "made for.",
+                                   kAtLeastOne);
   p.zero =
       reader.optional("zero", p.zero, "1: each rank keeps its share of the optimizer's state; 0: all of it.", kSwitch);
   reader.finish();

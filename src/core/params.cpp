@@ -6,8 +6,15 @@ namespace sffn {
 namespace {
 
 Shape shape_in_memory(const ParamSpec& spec) {
-  if (spec.padded_rows == 0) return spec.shape;
   const int rank = spec.shape.rank();
+  if (spec.held.count > 0) {
+    SFFN_CHECK((rank == 1 || rank == 2) && spec.padded_rows == 0 && spec.held.first >= 0 &&
+                   spec.held.first + spec.held.count <= spec.shape[0],
+               spec.name, ": cannot hold rows ", spec.held.first, " to ", spec.held.first + spec.held.count, " of ",
+               spec.shape.str());
+    return rank == 1 ? Shape{spec.held.count} : Shape{spec.held.count, spec.shape[1]};
+  }
+  if (spec.padded_rows == 0) return spec.shape;
   SFFN_CHECK((rank == 1 || rank == 2) && spec.padded_rows >= spec.shape[0], spec.name, ": cannot pad ",
              spec.shape.str(), " to ", spec.padded_rows, " rows");
   return rank == 1 ? Shape{spec.padded_rows} : Shape{spec.padded_rows, spec.shape[1]};

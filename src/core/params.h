@@ -14,7 +14,6 @@
 
 namespace sffn {
 
-enum class Placement : uint8_t { kReplicated, kExpert };  // kExpert: this rank's slabs of the blocks
 enum class Storage : uint8_t { kMatrix, kVector };        // kVector stays fp32 in bf16 mode (norms, biases, routers)
 
 struct Init {
@@ -24,14 +23,23 @@ struct Init {
   bool equal_rows = false;  // rows are then scaled to one norm; the matrix keeps its standard deviation
 };
 
+struct RowRange {
+  int64_t first = 0, count = 0;
+};
+
 struct ParamSpec {
   std::string name;  // as in checkpoints
   Shape shape;       // as in checkpoints
   Init init = {};
   Storage storage = Storage::kMatrix;
-  Placement placement = Placement::kReplicated;
+  RowRange held = {};       // rows of `shape` on this rank; a count of 0: all of them
   int64_t padded_rows = 0;  // rows in memory when more than shape[0]: they stay zero and are never saved
   bool decay() const { return shape.rank() >= 2; }  // weight decay acts on tensors of rank >= 2, embeddings included
+  int64_t held_rows() const { return held.count > 0 ? held.count : shape[0]; }
+  int64_t row_elements() const { return shape.numel() / shape[0]; }
+  // Elements of the checkpoint's tensor on this rank: [first_element, first_element + held_elements).
+  int64_t first_element() const { return held.first * row_elements(); }
+  int64_t held_elements() const { return held_rows() * row_elements(); }
 };
 
 struct Param {

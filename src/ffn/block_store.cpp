@@ -12,23 +12,25 @@ BlockStore BlockStore::add(const FfnBuild& build, const BlockShape& shape) {
   const int64_t d = build.model.d_model;
   const std::string name = cat("layers.", build.layer, ".ffn.");
   const int64_t key_width = shape.key_width(d);
-  const auto vector = [&](const char* what, int64_t count) {
-    return &build.params.add({.name = name + what, .shape = {count}, .storage = Storage::kVector});
+  ParamStore& params = build.share.spread() ? *build.blocks : build.params;
+  const RowRange held = build.share.spread() ? build.share.rows(shape.cells) : RowRange{};
+  const auto table = [&](const char* what, int64_t width, const Init& init) {
+    return &params.add({.name = name + what, .shape = {shape.cells, width}, .init = init, .held = held});
   };
   BlockStore tables;
+  tables.share = build.share;
   if (shape.keys) {
-    tables.keys = &build.params.add(
-        {.name = name + "keys.weight", .shape = {shape.cells, key_width}, .init = matrix_init(build.model, key_width)});
-    if (shape.bias) tables.key_bias = vector("keys.bias", shape.cells);
+    tables.keys = table("keys.weight", key_width, matrix_init(build.model, key_width));
+    if (shape.bias) {
+      tables.key_bias = &params.add(
+          {.name = name + "keys.bias", .shape = {shape.cells}, .storage = Storage::kVector, .held = held});
+    }
   }
-  if (shape.gated) {
-    tables.gate_keys = &build.params.add(
-        {.name = name + "gate_keys.weight", .shape = {shape.cells, d}, .init = matrix_init(build.model, d)});
+  if (shape.gated) tables.gate_keys = table("gate_keys.weight", d, matrix_init(build.model, d));
+  tables.values = table("values.weight", d, branch_output_init(build.model, shape.cells));
+  if (shape.bias) {
+    tables.value_bias = &build.params.add({.name = name + "values.bias", .shape = {d}, .storage = Storage::kVector});
   }
-  tables.values = &build.params.add({.name = name + "values.weight",
-                                     .shape = {shape.cells, d},
-                                     .init = branch_output_init(build.model, shape.cells)});
-  if (shape.bias) tables.value_bias = vector("values.bias", d);
   return tables;
 }
 

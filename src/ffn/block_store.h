@@ -3,6 +3,7 @@
 #pragma once
 #include "config/config.h"
 #include "core/params.h"
+#include "ffn/dispatch.h"
 #include "ffn/ffn.h"
 #include "kernels/types.h"
 
@@ -24,6 +25,11 @@ struct BlockShape {
   bool gated = false;
   bool bias = true;
 
+  BlockShape of(const ExpertShare& share) const {  // as one rank sees it
+    BlockShape local = *this;
+    local.cells = share.rows(cells).count;
+    return local;
+  }
   int64_t blocks() const { return cells / block_size; }            // B
   int64_t active_cells() const { return per_token * block_size; }  // k
   int64_t key_width(int64_t d) const { return key_rank > 0 ? key_rank : d; }
@@ -36,7 +42,8 @@ struct BlockStore {
   Param* key_bias = nullptr;    // [M], with biases
   Param* gate_keys = nullptr;   // [M, D], with a gated activation
   Param* values = nullptr;      // [M, D]
-  Param* value_bias = nullptr;  // [D], with biases
+  Param* value_bias = nullptr;  // [D], with biases; on every rank
+  ExpertShare share;            // of the rows [M] above, where blocks are spread
 
   // Registers layers.LAYER.ffn.{keys, gate_keys, values}.
   static BlockStore add(const FfnBuild&, const BlockShape&);

@@ -25,7 +25,8 @@ class CellFfn final : public ChoosingFfn {
     Tensor scores;  // [N, B] acc, with an extra loss only
     Balance::Saved balance;
   };
-  // All cells of a chunk of tokens, [chunk, M] acc; gate and h only where scores are taken after the activation.
+  // All cells of a chunk of tokens, [chunk, M] acc; where blocks are spread over R ranks, this rank's cells for the
+  // chunks of all of them, [R·chunk, M/R]. gate and h only where scores are taken after the activation.
   struct AllCells {
     Tensor z, gate, h;
   };
@@ -42,6 +43,10 @@ class CellFfn final : public ChoosingFfn {
   template <class Visit>
   void for_each_chunk(Context&, const Tensor& x, Visit&& visit) const;
   ExpertCompute::Cells allocate_chosen(Context&, const Tensor& x) const;
+  bool spread() const { return tables_.share.spread(); }
+  int64_t own_cells() const { return shape_.cells / tables_.share.ranks; }
+  void score(Context&, Tensor scores, const AllCells&) const;
+  void score_backward(Context&, Tensor dcells, const Tensor& dscores, const AllCells&) const;
   void gather(Context&, const ExpertCompute::Cells&, const AllCells&, int64_t first, const Tensor& blocks) const;
   ExpertCompute::Cells choose(Context&, const Tensor& blocks, const Tensor& scores, const SelectorInput& in,
                               const Tensor& x) const;
@@ -81,25 +86,49 @@ void CellFfn::compute_all(Context& ctx, const AllCells& all, const Tensor& x) co
                                  shape_.activation);
 }
 
-// visit(first token, all cells of the chunk's tokens, their x), chunk after chunk. The visitor's memory must have been
-// allocated before.
+// visit(first token, tokens, all cells of the chunk, the x they were made from), chunk after chunk, inside a scope of
+// scratch.
 template <class Visit>
 void CellFfn::for_each_chunk(Context& ctx, const Tensor& x, Visit&& visit) const {
   const ArenaScope scope(ctx.scratch);
-  const int64_t N = x.rows(), chunk = score_chunk(N, shape_.cells, x.dtype());
+  const int64_t N = x.rows(), chunk = score_chunk(N, shape_.cells, x.dtype()), ranks = tables_.share.ranks;
   const auto allocate = [&](bool wanted, std::string_view what) {
-    return wanted ? ctx.scratch.allocate({chunk, shape_.cells}, accumulate_type(x.dtype()), what) : Tensor();
+    return wanted ? ctx.scratch.allocate({ranks * chunk, own_cells()}, accumulate_type(x.dtype()), what) : Tensor();
   };
   const AllCells all{
       .z = allocate(true, "all z"), .gate = allocate(gate_scored(), "all gates"), .h = allocate(postact(), "all h")};
   const auto rows = [](const Tensor& t, int64_t count) { return t.defined() ? t.slice(0, count) : Tensor(); };
   for (int64_t first = 0; first < N; first += chunk) {
-    const int64_t count = std::min(chunk, N - first);
-    const AllCells part{.z = rows(all.z, count), .gate = rows(all.gate, count), .h = rows(all.h, count)};
-    const Tensor x_part = x.slice(first, count);
+    const ArenaScope of_chunk(ctx.scratch);
+    const int64_t count = std::min(chunk, N - first), tokens = ranks * count;
+    const AllCells part{.z = rows(all.z, tokens), .gate = rows(all.gate, tokens), .h = rows(all.h, tokens)};
+    const Tensor mine = x.slice(first, count), x_part = spread() ? gather_expert_rows(ctx, mine) : mine;
     compute_all(ctx, part, x_part);
-    visit(first, part, x_part);
+    visit(first, count, part, x_part);
   }
+}
+
+// scores [n, B] of this rank's tokens; where blocks are spread, columns come from the ranks that hold them.
+void CellFfn::score(Context& ctx, Tensor scores, const AllCells& all) const {
+  if (!spread()) return ops::block_scores_forward(ctx.stream, scores, scored(all), options_.aggregator);
+  const ArenaScope scope(ctx.scratch);
+  const int64_t R = tables_.share.ranks, n = scores.rows(), C = scores.cols() / R;
+  const Tensor own = ctx.scratch.allocate({R, n, C}, scores.dtype(), "scores of own blocks");
+  const Tensor parts = ctx.scratch.allocate({R, n, C}, scores.dtype(), "scores by rank");
+  ops::block_scores_forward(ctx.stream, own.view({R * n, C}), scored(all), options_.aggregator);
+  exchange_expert_parts(ctx, parts, own);
+  ops::join_columns(ctx.stream, scores, parts, Accumulate::kNo);
+}
+
+void CellFfn::score_backward(Context& ctx, Tensor dcells, const Tensor& dscores, const AllCells& all) const {
+  if (!spread()) return ops::block_scores_backward(ctx.stream, dcells, dscores, scored(all), options_.aggregator);
+  const ArenaScope scope(ctx.scratch);
+  const int64_t R = tables_.share.ranks, n = dscores.rows(), C = dscores.cols() / R;
+  const Tensor own = ctx.scratch.allocate({R, n, C}, dscores.dtype(), "dscores of own blocks");
+  const Tensor parts = ctx.scratch.allocate({R, n, C}, dscores.dtype(), "dscores by rank");
+  ops::split_columns(ctx.stream, parts, dscores);
+  exchange_expert_parts(ctx, own, parts);
+  ops::block_scores_backward(ctx.stream, dcells, own.view({R * n, C}), scored(all), options_.aggregator);
 }
 
 // Of the chosen, in scratch. A gate that no score needs is made for the chosen alone, by the block product.
@@ -119,21 +148,20 @@ void CellFfn::gather(Context& ctx, const ExpertCompute::Cells& chosen, const All
   if (gate_scored()) ops::gather_cells(ctx.stream, chosen.gate.slice(row, rows), all.gate, Tensor(), blocks);
 }
 
-// Fills blocks [N, b], and scores [N, B] where wanted.
+// Fills blocks [N, b], and scores [N, B] where wanted. The cells of the chosen, where their blocks are on this rank.
 ExpertCompute::Cells CellFfn::choose(Context& ctx, const Tensor& blocks, const Tensor& scores, const SelectorInput& in,
                                      const Tensor& x) const {
-  const ExpertCompute::Cells chosen = allocate_chosen(ctx, x);
+  const ExpertCompute::Cells chosen = spread() ? ExpertCompute::Cells{} : allocate_chosen(ctx, x);
   const ArenaScope scope(ctx.scratch);
   const int64_t B = shape_.blocks(), chunk = score_chunk(x.rows(), shape_.cells, x.dtype());
   Tensor chunk_scores;
   if (!scores.defined()) chunk_scores = ctx.scratch.allocate({chunk, B}, accumulate_type(x.dtype()), "block scores");
-  for_each_chunk(ctx, x, [&](int64_t first, const AllCells& all, const Tensor& x_part) {
-    const int64_t count = x_part.rows();
+  for_each_chunk(ctx, x, [&](int64_t first, int64_t count, const AllCells& all, const Tensor&) {
     const Tensor part = scores.defined() ? scores.slice(first, count) : chunk_scores.slice(0, count);
     const Tensor blocks_part = blocks.slice(first, count);
-    ops::block_scores_forward(ctx.stream, part, scored(all), options_.aggregator);
+    score(ctx, part, all);
     ops::top_b(ctx.stream, blocks_part, in.nans, part, balance_.bias());
-    gather(ctx, chosen, all, first, blocks_part);
+    if (!spread()) gather(ctx, chosen, all, first, blocks_part);
   });
   return chosen;
 }
@@ -164,10 +192,10 @@ void CellFfn::product_backward(Context& ctx, Tensor dx, const Tensor& dy, const 
   const Pass& pass = static_cast<const Pass&>(base);
   const Tensor dkeyed = key_down_ ? ctx.scratch.allocate(pass.x.shape(), dx.dtype(), "low-rank dx") : dx;
   ExpertCompute::Cells cells;
-  if (recompute_) {
+  if (recompute_ && !spread()) {
     cells = allocate_chosen(ctx, pass.x);
-    for_each_chunk(ctx, pass.x, [&](int64_t first, const AllCells& all, const Tensor& x_part) {
-      gather(ctx, cells, all, first, pass.chosen.blocks.slice(first, x_part.rows()));
+    for_each_chunk(ctx, pass.x, [&](int64_t first, int64_t count, const AllCells& all, const Tensor&) {
+      gather(ctx, cells, all, first, pass.chosen.blocks.slice(first, count));
     });
   }
   pass.compute->backward(ctx, dkeyed, Tensor(), dy, pass.x, pass.chosen, pass.blocks, cells);
@@ -180,34 +208,44 @@ void CellFfn::balance_backward(Context& ctx, Tensor dx, const Pass& pass) const 
   const ArenaScope scope(ctx.scratch);
   Stream& stream = ctx.stream;
   const DType act = dx.dtype(), acc = pass.scores.dtype();
-  const int64_t M = shape_.cells, chunk = score_chunk(dx.rows(), M, act);
+  const int64_t chunk = score_chunk(dx.rows(), shape_.cells, act), ranks = tables_.share.ranks;
+  const Shape of_chunk{ranks * chunk, own_cells()};
   const Tensor dscores = ctx.scratch.allocate(pass.scores.shape(), acc, "dscores");
-  const Tensor dcells = ctx.scratch.allocate({chunk, M}, acc, "all dh, then dz");
-  const Tensor dgates = gate_scored() ? ctx.scratch.allocate({chunk, M}, acc, "all dgates") : Tensor();
-  const Tensor rounded = act == acc ? Tensor() : ctx.scratch.allocate({chunk, M}, act, "rounded gradient of cells");
+  const Tensor dcells = ctx.scratch.allocate(of_chunk, acc, "all dh, then dz");
+  const Tensor dgates = gate_scored() ? ctx.scratch.allocate(of_chunk, acc, "all dgates") : Tensor();
+  const Tensor rounded = act == acc ? Tensor() : ctx.scratch.allocate(of_chunk, act, "rounded gradient of cells");
   ops::fill_zero(stream, dscores);
   balance_.backward_scores(ctx, dscores, pass.scores, pass.balance);
 
-  for_each_chunk(ctx, pass.x, [&](int64_t first, const AllCells& all, const Tensor& x_part) {
-    const int64_t count = x_part.rows();
+  for_each_chunk(ctx, pass.x, [&](int64_t first, int64_t count, const AllCells& all, const Tensor& x_part) {
+    const int64_t tokens = ranks * count;
+    Tensor dx_part = dx.slice(first, count);
+    if (spread()) {
+      dx_part = ctx.scratch.allocate(x_part.shape(), act, "dx by way of scores");
+      ops::fill_zero(stream, dx_part);
+    }
     const auto through = [&](Param& table, Tensor dtable_cells) {
       if (rounded.defined()) {
-        ops::copy(stream, rounded.slice(0, count), dtable_cells);
-        dtable_cells = rounded.slice(0, count);
+        ops::copy(stream, rounded.slice(0, tokens), dtable_cells);
+        dtable_cells = rounded.slice(0, tokens);
       }
       ops::matmul(stream, table.grad, dtable_cells, Transpose::kYes, x_part, Transpose::kNo, Tensor(),
                   Accumulate::kYes);
-      ops::matmul(stream, dx.slice(first, count), dtable_cells, Transpose::kNo, table.value, Transpose::kNo, Tensor(),
+      ops::matmul(stream, dx_part, dtable_cells, Transpose::kNo, table.value, Transpose::kNo, Tensor(),
                   Accumulate::kYes);
     };
-    const Tensor dz = dcells.slice(0, count), dgate = gate_scored() ? dgates.slice(0, count) : Tensor();
-    ops::block_scores_backward(stream, dz, dscores.slice(first, count), scored(all), options_.aggregator);
+    const Tensor dz = dcells.slice(0, tokens), dgate = gate_scored() ? dgates.slice(0, tokens) : Tensor();
+    score_backward(ctx, dz, dscores.slice(first, count), all);
     if (postact()) {
       ops::activation_backward(stream, dz, dgate, dz, all.z, all.gate, shape_.activation);
       if (tables_.key_bias != nullptr) ops::column_sum(stream, tables_.key_bias->grad, dz);
     }
     through(*tables_.keys, dz);
     if (gate_scored()) through(*tables_.gate_keys, dgate);
+    if (!spread()) return;
+    const Tensor returned = ctx.scratch.allocate({count, dx.cols()}, act, "own dx by way of scores");
+    return_expert_rows(ctx, returned, dx_part, Tensor());
+    ops::add(stream, dx.slice(first, count), returned);
   });
 }
 

@@ -93,11 +93,11 @@ void ExpertCompute::make_cells(Context& ctx, const Cells& cells, const Tensor& x
 }
 
 // y = Σ_i a_i h_i V_i + c_v,  h = f(z) or f(gate) ⊙ z
-void ExpertCompute::combine(Context& ctx, Tensor y, const Cells& hidden, const Saved& saved,
-                            const Selection& chosen) const {
+void ExpertCompute::combine(Context& ctx, Tensor y, const Cells& hidden, const Saved& saved, const Selection& chosen,
+                            const Tensor& value_bias) const {
   const ArenaScope scope(ctx.scratch);
   Stream& stream = ctx.stream;
-  const Tensor values = tables_.values->value, value_bias = value_of(tables_.value_bias);
+  const Tensor values = tables_.values->value;
   const Tensor h = ctx.scratch.allocate(hidden.z.shape(), hidden.z.dtype(), "ffn h");
   ops::activation_forward(stream, h, hidden.z, hidden.gate, shape_.activation);
   if (form_ == ExpertForm::kGrouped) {
@@ -118,24 +118,34 @@ void ExpertCompute::combine(Context& ctx, Tensor y, const Cells& hidden, const S
 
 void ExpertCompute::forward(Context& ctx, Tensor y, const Tensor& x, const Selection& chosen, Saved& saved,
                             const Cells& known) const {
-  if (!shape_.keys) return forward_values(ctx, y, chosen, saved);
+  if (tables_.share.spread()) return forward_spread(ctx, y, x, chosen);
+  forward_here(ctx, y, x, chosen, saved, value_of(tables_.value_bias), known);
+}
+
+void ExpertCompute::forward_here(Context& ctx, Tensor y, const Tensor& x, const Selection& chosen, Saved& saved,
+                                 const Tensor& value_bias, const Cells& known) const {
+  if (!shape_.keys) return forward_values(ctx, y, chosen, saved, value_bias);
   if (form_ == ExpertForm::kGrouped) saved.routing = route(ctx, chosen);
   const ArenaScope scope(ctx.scratch);
   const Cells cells = allocate(recompute_ ? ctx.scratch : ctx.saved, chosen.kept.numel(), x.dtype());
   if (!recompute_) saved.cells = cells;
   make_cells(ctx, cells, x, saved, chosen, known);
-  combine(ctx, y, cells, saved, chosen);
+  combine(ctx, y, cells, saved, chosen, value_bias);
 }
 
 void ExpertCompute::backward(Context& ctx, Tensor dx, Tensor dweights, const Tensor& dy, const Tensor& x,
                              const Selection& chosen, const Saved& saved, const Cells& known) const {
-  const ArenaScope scope(ctx.scratch);
   // y = … + c_v
   if (tables_.value_bias != nullptr) ops::column_sum(ctx.stream, tables_.value_bias->grad, dy);
-  if (!shape_.keys) {
-    ops::fill_zero(ctx.stream, dx);
-    return backward_values(ctx, dweights, dy, chosen, saved);
-  }
+  if (!shape_.keys) ops::fill_zero(ctx.stream, dx);  // h = 1
+  if (tables_.share.spread()) return backward_spread(ctx, dx, dweights, dy, x, chosen);
+  backward_here(ctx, dx, dweights, dy, x, chosen, saved, known);
+}
+
+void ExpertCompute::backward_here(Context& ctx, Tensor dx, Tensor dweights, const Tensor& dy, const Tensor& x,
+                                  const Selection& chosen, const Saved& saved, const Cells& known) const {
+  const ArenaScope scope(ctx.scratch);
+  if (!shape_.keys) return backward_values(ctx, dweights, dy, chosen, saved);
   Cells hidden = saved.cells;
   if (recompute_) {
     hidden = allocate(ctx.scratch, chosen.kept.numel(), x.dtype());

@@ -22,8 +22,10 @@ class ExpertCompute {
     Cells cells;           // in the order of the form; absent under recomputation
     BlockRouting routing;  // grouped only
   };
+  // shape: of the whole layer. Where the blocks are spread over ranks nothing is kept for backward(), and what is
+  // `known` is not read.
   ExpertCompute(const BlockShape& shape, const BlockStore& tables, ExpertForm form, bool recompute)
-      : shape_(shape), tables_(tables), form_(form), recompute_(recompute) {}
+      : shape_(shape.of(tables.share)), tables_(tables), form_(form), recompute_(recompute || tables.share.spread()) {}
 
   // y [N, D] = the product for x [N, D]. What is `known` of z and gate, in the order of choices (cells of choice n·b +
   // i in row n·b + i; zeros for dropped ones), is taken instead of a product with the table.
@@ -38,17 +40,23 @@ class ExpertCompute {
  private:
   Cells allocate(Arena&, int64_t rows, DType) const;
   Cells slice(const Cells&, int64_t first, int64_t rows) const;
+  void forward_here(Context&, Tensor y, const Tensor& x, const Selection&, Saved&, const Tensor& value_bias,
+                    const Cells& known) const;
+  void backward_here(Context&, Tensor dx, Tensor dweights, const Tensor& dy, const Tensor& x, const Selection&,
+                     const Saved&, const Cells& known) const;
+  void forward_spread(Context&, Tensor y, const Tensor& x, const Selection&) const;
+  void backward_spread(Context&, Tensor dx, Tensor dweights, const Tensor& dy, const Tensor& x, const Selection&) const;
   BlockRouting route(Context&, const Selection&) const;
   void make_cells(Context&, const Cells&, const Tensor& x, const Saved&, const Selection&, const Cells& known) const;
   void place(Context&, Tensor out, const Tensor& known, const Saved&) const;
   void project(Context&, Tensor out, const Tensor& x, const Param& table, const Param* bias, const Saved&,
                const Selection&) const;
-  void combine(Context&, Tensor y, const Cells&, const Saved&, const Selection&) const;
+  void combine(Context&, Tensor y, const Cells&, const Saved&, const Selection&, const Tensor& value_bias) const;
   void backward_grouped(Context&, Tensor dx, Tensor dweights, const Tensor& dy, const Tensor& x, const Selection&,
                         const Saved&, const Cells&) const;
   void backward_masked(Context&, Tensor dx, Tensor dweights, const Tensor& dy, const Tensor& x, const Selection&,
                        const Cells&) const;
-  void forward_values(Context&, Tensor y, const Selection&, Saved&) const;
+  void forward_values(Context&, Tensor y, const Selection&, Saved&, const Tensor& value_bias) const;
   void backward_values(Context&, Tensor dweights, const Tensor& dy, const Selection&, const Saved&) const;
   Tensor weights_as_rows(Context&, const Selection&, DType) const;
   int64_t chunk_tokens(int64_t tokens, DType) const;

@@ -8,11 +8,12 @@
 
 namespace sffn {
 
-void ExpertCompute::forward_values(Context& ctx, Tensor y, const Selection& chosen, Saved& saved) const {
+void ExpertCompute::forward_values(Context& ctx, Tensor y, const Selection& chosen, Saved& saved,
+                                   const Tensor& value_bias) const {
   if (form_ == ExpertForm::kGrouped) saved.routing = route(ctx, chosen);
   const ArenaScope scope(ctx.scratch);
   Stream& stream = ctx.stream;
-  const Tensor values = tables_.values->value, value_bias = value_of(tables_.value_bias);
+  const Tensor values = tables_.values->value;
   const Tensor a = weights_as_rows(ctx, chosen, y.dtype());
   if (form_ == ExpertForm::kGrouped) {
     const Tensor sorted = ctx.scratch.allocate(a.shape(), a.dtype(), "weights by block");

@@ -5,6 +5,7 @@
 #include "config/reader.h"
 #include "config/schema.h"
 #include "core/params.h"
+#include "ffn/dispatch.h"
 #include "ffn/ffn.h"
 
 #include <memory>
@@ -20,6 +21,8 @@ struct FfnBuild {
   const ModelConfig& model;
   Recompute recompute = Recompute::kNone;
   int64_t layer = 0;  // parameters are named layers.LAYER.ffn…
+  ExpertShare share = {};
+  ParamStore* blocks = nullptr;  // of this rank's tables of blocks, where these are spread
 };
 
 // The options of one layer, read and checked.
@@ -28,6 +31,8 @@ class FfnOptions {
   virtual ~FfnOptions() = default;
   virtual FfnCost cost(const ModelConfig&) const = 0;
   virtual std::unique_ptr<FfnLayer> make(const FfnBuild&) const = 0;
+  // Blocks that expert ranks may share; 0: the method has none that tokens choose.
+  virtual int64_t blocks() const { return 0; }
   // Sets what depends on the run in a resolved entry: `tokens` of a micro-batch, in activations of `dtype`.
   virtual void resolve(Json& /*entry*/, const ModelConfig&, int64_t /*tokens*/, DType /*dtype*/) const {}
 };

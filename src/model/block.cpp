@@ -4,9 +4,8 @@
 
 namespace sffn {
 
-Block::Block(ParamStore& params, const Config& config, const FfnOptions& ffn, int64_t layer)
-    : attention_(params, config.model, layer),
-      ffn_(ffn.make({.params = params, .model = config.model, .recompute = config.train.recompute, .layer = layer})) {}
+Block::Block(const FfnBuild& build, const Config& config, const FfnOptions& ffn)
+    : attention_(build.params, config.model, build.layer), ffn_(ffn.make(build)) {}
 
 Residual Block::forward(Context& ctx, const BatchTensors& batch, const Residual& h, Saved& saved) const {
   return feed_forward(ctx, batch, attention_.forward(ctx, batch, h, saved.attention), saved);

@@ -14,7 +14,7 @@ class Block {
     std::unique_ptr<FfnLayer::Saved> ffn;
     Tensor input;  // recompute block: sum' of the attention's norm [N, D], all that is kept
   };
-  Block(ParamStore&, const Config&, const FfnOptions&, int64_t layer);
+  Block(const FfnBuild&, const Config&, const FfnOptions&);
 
   // Keeps in ctx.saved what backward needs.
   Residual forward(Context&, const BatchTensors&, const Residual& h, Saved&) const;

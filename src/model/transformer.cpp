@@ -17,14 +17,15 @@
 namespace sffn {
 
 struct Transformer::Impl {
-  explicit Impl(const Config& config, int64_t logits_bytes);
+  Impl(const Config& config, const ExpertShare& share, int64_t logits_bytes);
 
   // The residual stream after all blocks; nothing is kept for a backward pass.
   Residual run_discarding(Context&, const BatchTensors&, Inspection*) const;
   Residual run_keeping(Context&, const BatchTensors&, std::vector<Block::Saved>&, Inspection*) const;
 
   Config config;
-  ParamStore params;
+  ParamStore params, blocks_of_rank;
+  std::vector<ParamStore*> stores;
   Embedding embedding;
   std::deque<Block> blocks;
   std::vector<FfnLayer*> ffn_layers;
@@ -83,17 +84,19 @@ Batch continuation(const KeyValueCache& cache, const std::vector<int32_t>& token
 // The draws are f32 whatever the dtype, so that every precision starts from the same weights.
 void draw_normal(Stream& stream, const Param& param, uint64_t seed) {
   const Init& init = param.spec.init;
-  const Shape shape = param.spec.shape;
-  const Tensor rows = param.value.slice(0, shape[0]);
+  const Tensor rows = param.value.slice(0, param.spec.held_rows());
+  const Shape shape = rows.shape();
+  const int64_t first = param.spec.first_element();
   const RandomKey key = random_key(seed, param.spec.name);
   const bool truncated = init.kind == Init::Kind::kTruncatedNormal;
   if (rows.dtype() == DType::kF32 && !init.equal_rows) {
-    return ops::random_normal(stream, rows, key, init.value, truncated);
+    return ops::random_normal(stream, rows, key, first, init.value, truncated);
   }
   const Buffer draws(stream.runtime(), shape, DType::kF32);
   const Tensor drawn = draws.tensor(shape, DType::kF32);
-  ops::random_normal(stream, drawn, key, init.value, truncated);
+  ops::random_normal(stream, drawn, key, first, init.value, truncated);
   if (init.equal_rows) {
+    SFFN_CHECK(shape == param.spec.shape, param.spec.name, ": rows of equal norm are drawn together");
     std::vector<double> values = read_values(stream, drawn);
     equalise_row_norms(values, shape[1]);
     write_values(stream, drawn, values);
@@ -102,12 +105,58 @@ void draw_normal(Stream& stream, const Param& param, uint64_t seed) {
   stream.synchronize();
 }
 
+void initialise_store(Stream& stream, ParamStore& store, uint64_t seed) {
+  ops::fill_zero(stream, store.flat_matrices());
+  ops::fill_zero(stream, store.flat_vectors());
+  for (const Param& param : store.all()) {
+    const Init& init = param.spec.init;
+    if (init.kind != Init::Kind::kConstant) {
+      draw_normal(stream, param, seed);
+    } else if (init.value != 0) {
+      const std::vector<double> values(static_cast<size_t>(param.spec.held_elements()), init.value);
+      write_values(stream, param.value.slice(0, param.spec.held_rows()), values);
+    }
+  }
+}
+
+// UsageError where a layer's blocks cannot be shared alike.
+void check_share(const std::vector<FfnEntry>& ffn, int64_t ranks) {
+  bool any = false;
+  for (size_t layer = 0; layer < ffn.size(); ++layer) {
+    const int64_t blocks = ffn[layer].options->blocks();
+    any = any || blocks > 0;
+    if (blocks == 0 && ffn[layer].type != "dense") {
+      throw UsageError("parallel.expert", cat("is ", ranks, ", but ", ffn[layer].type, " of layer ", layer,
+                                              " has no blocks that tokens choose; 1 is expected"));
+    }
+    if (blocks % ranks != 0) {
+      throw UsageError("parallel.expert",
+                       cat("is ", ranks, ", which does not divide the ", blocks, " blocks of layer ", layer,
+                           blocks < ranks ? ": there are more expert ranks than blocks" : ""));
+    }
+  }
+  if (!any) {
+    throw UsageError("parallel.expert", cat("is ", ranks, ", but no layer has blocks that tokens choose; 1 is expected"));
+  }
+}
+
 }  // namespace
 
-Transformer::Impl::Impl(const Config& config, int64_t logits_bytes) : config(config), embedding(params, config.model) {
+Transformer::Impl::Impl(const Config& config, const ExpertShare& share, int64_t logits_bytes)
+    : config(config), stores{&params}, embedding(params, config.model) {
   const std::vector<FfnEntry> ffn = resolve_ffn(config.model, "config");
+  if (share.spread()) {
+    check_share(ffn, share.ranks);
+    stores.push_back(&blocks_of_rank);
+  }
   for (int64_t layer = 0; layer < config.model.layers; ++layer) {
-    blocks.emplace_back(params, config, *ffn[static_cast<size_t>(layer)].options, layer);
+    const FfnBuild build{.params = params,
+                         .model = config.model,
+                         .recompute = config.train.recompute,
+                         .layer = layer,
+                         .share = share,
+                         .blocks = &blocks_of_rank};
+    blocks.emplace_back(build, config, *ffn[static_cast<size_t>(layer)].options);
     ffn_layers.push_back(&blocks.back().ffn());
   }
   head = std::make_unique<LossHead>(params, config.model, embedding.tokens(), logits_bytes);
@@ -146,13 +195,15 @@ Residual Transformer::Impl::run_keeping(Context& ctx, const BatchTensors& batch,
   return h;
 }
 
-Transformer::Transformer(const Config& config) : Transformer(config, LossHead::kLogitsBytes) {}
+Transformer::Transformer(const Config& config, const ExpertShare& share)
+    : impl_(std::make_unique<Impl>(config, share, LossHead::kLogitsBytes)) {}
 Transformer::Transformer(const Config& config, int64_t logits_bytes)
-    : impl_(std::make_unique<Impl>(config, logits_bytes)) {}
+    : impl_(std::make_unique<Impl>(config, ExpertShare{}, logits_bytes)) {}
 Transformer::~Transformer() = default;
 
 ParamStore& Transformer::params() { return impl_->params; }
 const ParamStore& Transformer::params() const { return impl_->params; }
+const std::vector<ParamStore*>& Transformer::stores() { return impl_->stores; }
 
 void Transformer::allocate(DeviceRuntime& runtime) {
   const int64_t head_dim = impl_->config.model.head_dim;
@@ -160,7 +211,7 @@ void Transformer::allocate(DeviceRuntime& runtime) {
     throw UsageError("model.head_dim", cat("is ", head_dim, " on the backend cuda; at most ", kMostCudaHeadDim,
                                            ", or the backend cpu, is expected"));
   }
-  impl_->params.allocate(runtime, impl_->config.dtype());
+  for (ParamStore* store : impl_->stores) store->allocate(runtime, impl_->config.dtype());
   impl_->embedding.allocate(runtime, impl_->config.dtype());
 }
 
@@ -168,17 +219,7 @@ size_t Transformer::constant_bytes() const { return impl_->embedding.constant_by
 const std::vector<FfnLayer*>& Transformer::ffn_layers() const { return impl_->ffn_layers; }
 
 void Transformer::initialise(Stream& stream, uint64_t seed, const TokenCounts& token_counts) {
-  ops::fill_zero(stream, impl_->params.flat_matrices());
-  ops::fill_zero(stream, impl_->params.flat_vectors());
-  for (const Param& param : impl_->params.all()) {
-    const Init& init = param.spec.init;
-    if (init.kind != Init::Kind::kConstant) {
-      draw_normal(stream, param, seed);
-    } else if (init.value != 0) {
-      const std::vector<double> values(static_cast<size_t>(param.spec.shape.numel()), init.value);
-      write_values(stream, param.value.slice(0, param.spec.shape[0]), values);
-    }
-  }
+  for (ParamStore* store : impl_->stores) initialise_store(stream, *store, seed);
   for (FfnLayer* layer : impl_->ffn_layers) layer->initialise_state(stream, token_counts);
 }
 

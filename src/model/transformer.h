@@ -3,6 +3,7 @@
 #include "config/config.h"
 #include "core/params.h"
 #include "data/batch_source.h"
+#include "ffn/dispatch.h"
 #include "ffn/ffn.h"
 #include "model/batch_tensors.h"
 #include "model/key_value_cache.h"
@@ -41,13 +42,16 @@ struct PassLosses {
 
 class Transformer {
  public:
-  // Registers every parameter; memory comes with allocate().
-  explicit Transformer(const Config& config);
+  // Registers every parameter; memory comes with allocate(). Throws UsageError where the blocks of a layer cannot be
+  // shared as `share` says.
+  explicit Transformer(const Config& config, const ExpertShare& share = {});
   // Logits are made for at most this many bytes of tokens at a time: for tests of that chunking.
   Transformer(const Config& config, int64_t logits_bytes);
   ~Transformer();
-  ParamStore& params();
+  ParamStore& params();  // what every rank holds
   const ParamStore& params() const;
+  // All of it: params(), and this rank's tables of blocks where these are spread over ranks.
+  const std::vector<ParamStore*>& stores();
 
   // UsageError where the device has no kernels for the model.
   void allocate(DeviceRuntime& runtime);

@@ -12,8 +12,9 @@ namespace sffn {
 
 struct Parallel {
   Communicator* world = nullptr;
-  Communicator* data = nullptr;    // ranks that hold the same parameters and different sequences
-  Communicator* expert = nullptr;  // ranks among which the blocks of a sparse layer are spread
+  Communicator* data = nullptr;      // ranks with different sequences: all of them
+  Communicator* expert = nullptr;    // ranks among which the blocks of a sparse layer are spread
+  Communicator* replicas = nullptr;  // ranks that hold the same blocks; read only where blocks are spread
 };
 
 // What the layers that choose say of one pass, on the host: for probes and tests.

@@ -1,5 +1,6 @@
 #include "train/engine.h"
 
+#include "comm/groups.h"
 #include "core/hash.h"
 #include "kernels/ops.h"
 #include "train/counters.h"
@@ -11,14 +12,29 @@
 namespace sffn {
 namespace {
 
-std::vector<LeafRange> leaves_of_ranks(const Config& config, int ranks) {
+std::vector<LeafRange> leaves_of_ranks(const Config& config, int ranks, bool alike) {
   const int64_t leaves = config.micro_batches_per_step();
   if (leaves < ranks) {
     throw UsageError("train.tokens_per_step", cat("makes ", leaves, " micro-batches a step for ", ranks,
                                                   " ranks; each rank needs at least one: raise tokens_per_step, lower ",
                                                   "micro_batch or use fewer ranks"));
   }
+  if (alike && leaves % ranks != 0) {
+    throw UsageError("train.tokens_per_step",
+                     cat("makes ", leaves, " micro-batches a step for ", ranks, " ranks; with parallel.expert ",
+                         config.parallel.expert, " every rank needs as many: a multiple of ", ranks, " is expected"));
+  }
   return split_leaves(leaves, ranks);
+}
+
+// This rank's rows of what all ranks fill together.
+Tensor own(const Communicator& ranks, const Tensor& of_all_ranks, std::span<const int64_t> counts) {
+  const auto rank = static_cast<size_t>(ranks.rank());
+  return of_all_ranks.slice(std::accumulate(counts.begin(), counts.begin() + rank, int64_t{0}), counts[rank]);
+}
+
+ExpertShare share_of(const Config& config, const Parallel& parallel) {
+  return {.rank = parallel.expert->rank(), .ranks = parallel.expert->size(), .chunk = config.parallel.expert_chunk};
 }
 
 }  // namespace
@@ -29,20 +45,14 @@ Engine::Engine(const Config& config, const Parallel& parallel, DeviceRuntime& ru
       runtime_(runtime),
       stream_(runtime),
       exchange_stream_(runtime),
-      model_(config),
+      model_(config, share_of(config, parallel)),
       saved_(runtime, "saved", arenas.saved),
       scratch_(runtime, "scratch", arenas.scratch),
       batch_(runtime, config.model, config.train.micro_batch, config.data.document_mask),
       gradients_ready_(runtime),
       exchange_done_(runtime) {
   model_.allocate(runtime);
-  ParamStore& params = model_.params();
-  const int rank = parallel.data->rank(), ranks = parallel.data->size();
-
-  if (config.parallel.zero == 1)
-    ranges_ = partition_flat(params, ranks);
-  else
-    ranges_.assign(ranks, FlatRange{0, params.flat_size()});
+  const int ranks = parallel.data->size(), expert_ranks = parallel.expert->size();
   for (size_t layer = 0; layer < model_.ffn_layers().size(); ++layer) {
     if (model_.ffn_layers()[layer]->needs_whole_step() && config.micro_batches_per_step() > ranks) {
       throw UsageError(cat("model.sparse_ffn: balance.group of layer ", layer),
@@ -50,34 +60,62 @@ Engine::Engine(const Config& config, const Parallel& parallel, DeviceRuntime& ru
                            " ranks accumulate gradients; raise micro_batch or the ranks, or use group micro_batch"));
     }
   }
-  optimizer_ = std::make_unique<AdamW>(config.optimizer, params, ranges_[rank], runtime);
-
-  // One gradient buffer on a device that records its work: every micro-batch writes to the same place.
-  const bool folds = config.train.deterministic && !runtime.is_asynchronous();
-  tree_ = std::make_unique<SumTree>(leaves_of_ranks(config, ranks), folds);
-  const int64_t buffers = tree_->buffers(rank);
-  const DType type = accumulate_type(params.dtype());
-  gradients_ = Buffer(runtime, {buffers, params.flat_size()}, type);
-  const Tensor all = gradients_.tensor({buffers, params.flat_size()}, type);
-  std::vector<Tensor> flat;
-  for (int64_t i = 0; i < buffers; ++i) flat.push_back(all.slice(i, 1).view({params.flat_size()}));
-  fold_ = std::make_unique<TreeFold>(*tree_, rank, std::move(flat));
+  // The replicas of a rank's blocks sum over the micro-batches that their expert groups work on together.
+  leaves_ = leaves_of_ranks(config, ranks, expert_ranks > 1);
+  add_group(model_.params(), *parallel.data, leaves_);
+  if (expert_ranks > 1) {
+    const int replicas = parallel.replicas->size();
+    add_group(*model_.stores()[1], *parallel.replicas,
+              split_leaves(config.micro_batches_per_step() / expert_ranks, replicas));
+  }
   open_books();
 }
 
-void Engine::open_books() {
-  const int ranks = parallel_.data->size(), rank = parallel_.data->rank();
-  for (int r = 0; r < ranks; ++r) {
-    leaf_counts_.push_back(tree_->share(r).last - tree_->share(r).first);
-    chunk_counts_.push_back(chunk_count(model_.params(), ranges_[static_cast<size_t>(r)]));
+void Engine::add_group(ParamStore& params, Communicator& replicas, std::vector<LeafRange> leaves) {
+  ParameterGroup& group = groups_.emplace_back();
+  const int rank = replicas.rank(), ranks = replicas.size();
+  const bool sharded = config_.parallel.zero == 1, spread = &params != &model_.params();
+  group.params = &params;
+  group.replicas = &replicas;
+  if (sharded) {
+    group.ranges = partition_flat(params, ranks);
+  } else {
+    group.ranges.assign(static_cast<size_t>(ranks), FlatRange{0, params.flat_size()});
   }
+  const FlatRange range = group.ranges[static_cast<size_t>(rank)];
+  group.optimizer = std::make_unique<AdamW>(config_.optimizer, params, range, runtime_);
+
+  // One gradient buffer on a device that records its work: every micro-batch writes to the same place.
+  const bool folds = config_.train.deterministic && !runtime_.is_asynchronous();
+  group.tree = std::make_unique<SumTree>(std::move(leaves), folds);
+  const int64_t buffers = group.tree->buffers(rank);
+  const DType type = accumulate_type(params.dtype());
+  group.gradients = Buffer(runtime_, {buffers, params.flat_size()}, type);
+  const Tensor all = group.gradients.tensor({buffers, params.flat_size()}, type);
+  std::vector<Tensor> flat;
+  for (int64_t i = 0; i < buffers; ++i) flat.push_back(all.slice(i, 1).view({params.flat_size()}));
+  group.fold = std::make_unique<TreeFold>(*group.tree, rank, std::move(flat));
+
+  group.holders = spread && sharded ? parallel_.data : spread ? parallel_.expert : sharded ? &replicas : nullptr;
+  // Every expert rank has as many chunks: its tables have the shapes of the others'.
+  const int holders = group.holders == nullptr ? 1 : group.holders->size();
+  for (int holder = 0; holder < holders; ++holder) {
+    const int replica = !sharded ? 0 : spread ? holder / parallel_.expert->size() : holder;
+    group.chunk_counts.push_back(chunk_count(params, group.ranges[static_cast<size_t>(replica)]));
+  }
+}
+
+void Engine::open_books() {
+  const int ranks = parallel_.data->size();
+  for (const LeafRange& leaves : leaves_) leaf_counts_.push_back(leaves.last - leaves.first);
   one_each_.assign(static_cast<size_t>(ranks), 1);
-  if (config_.parallel.zero == 0) chunk_counts_.assign(1, chunk_counts_[static_cast<size_t>(rank)]);
   const auto total = [](const std::vector<int64_t>& counts) {
     return std::accumulate(counts.begin(), counts.end(), int64_t{0});
   };
+  int64_t chunks = 0;
+  for (const ParameterGroup& group : groups_) chunks += total(group.chunk_counts);
   const int64_t leaf = 1 + config_.model.layers, counted = counter_count(model_) + kFlags;
-  const int64_t leaves = total(leaf_counts_), chunks = total(chunk_counts_);
+  const int64_t leaves = total(leaf_counts_);
   const int64_t reported = update::kCount + leaf + counted;
   const int64_t numbers = reported + leaf + leaves * leaf + chunks + 1 + ranks * counted;
   books_.memory = Buffer(runtime_, {numbers}, DType::kF64);
@@ -93,6 +131,11 @@ void Engine::open_books() {
   books_.leaf = take({leaf});
   books_.leaves = take({leaves, leaf});
   books_.squares = take({chunks, 1});
+  int64_t first_chunk = 0;
+  for (ParameterGroup& group : groups_) {
+    const int64_t count = total(group.chunk_counts);
+    group.squares = books_.squares.slice(std::exchange(first_chunk, first_chunk + count), count);
+  }
   books_.norm = take({1});
   books_.ranks = take({ranks, counted});
   const DType acc = accumulate_type(model_.params().dtype());
@@ -108,9 +151,13 @@ void Engine::open_books() {
 Measurement Engine::measure(const Config& config, int rank, int ranks) {
   constexpr size_t kAddressSpace = size_t{1} << 42;
   Measurement found;
-  const auto planned = make_planned_communicator(rank, ranks, found.traffic);
-  const auto alone = make_self_communicator();
-  Engine engine(config, {planned.get(), planned.get(), alone.get()}, meta_runtime(), {kAddressSpace, kAddressSpace});
+  const int spread = static_cast<int>(config.parallel.expert);
+  check_expert_ranks(ranks, spread);
+  const auto data = make_planned_communicator(rank, ranks, found.traffic);
+  const auto expert = make_planned_communicator(rank % spread, spread, found.expert_traffic);
+  const auto replicas = make_planned_communicator(rank / spread, ranks / spread, found.traffic);
+  const Parallel parallel{.world = data.get(), .data = data.get(), .expert = expert.get(), .replicas = replicas.get()};
+  Engine engine(config, parallel, meta_runtime(), {kAddressSpace, kAddressSpace});
   const int64_t time = config.model.context;
   const BatchOf empty_batch = [&](int64_t, int64_t count) {
     Batch batch;
@@ -131,7 +178,7 @@ Measurement Engine::measure(const Config& config, int rank, int ranks) {
 
 void Engine::initialise(const TokenCounts& token_counts) {
   model_.initialise(stream_, config_.train.seed, token_counts);
-  optimizer_->adopt_values(stream_);
+  for (const ParameterGroup& group : groups_) group.optimizer->adopt_values(stream_);
 }
 
 Context Engine::context() {
@@ -142,15 +189,8 @@ Context Engine::context() {
   return ctx;
 }
 
-// This rank's rows of what all ranks fill together.
-Tensor Engine::own(const Tensor& of_all_ranks, std::span<const int64_t> counts) const {
-  if (counts.size() == 1) return of_all_ranks;
-  const auto rank = static_cast<size_t>(parallel_.data->rank());
-  return of_all_ranks.slice(std::accumulate(counts.begin(), counts.begin() + rank, int64_t{0}), counts[rank]);
-}
-
-void Engine::gather(const Tensor& all, std::span<const int64_t> counts) {
-  if (counts.size() > 1) parallel_.data->all_gather(stream_of_exchange(), all, own(all, counts), counts);
+void Engine::gather(Communicator& ranks, const Tensor& all, std::span<const int64_t> counts) {
+  if (counts.size() > 1) ranks.all_gather(stream_of_exchange(), all, own(ranks, all, counts), counts);
 }
 
 // Learning rate, number of the step and flags go to the device.
@@ -160,7 +200,7 @@ void Engine::give(Record& record, int64_t step, double learning_rate, const Flag
   given[update::kLearningRate] = learning_rate;
   given[update::kStep] = static_cast<double>(step);
   std::copy(flags.begin(), flags.end(), given + 2);
-  const Tensor mine = own(books_.ranks, one_each_).view({books_.counted.numel()});
+  const Tensor mine = own(*parallel_.data, books_.ranks, one_each_).view({books_.counted.numel()});
   stream_.copy_to_device(books_.numbers.slice(0, 2), given);
   stream_.copy_to_device(mine.slice(mine.numel() - kFlags, kFlags), given + 2);
 }
@@ -175,9 +215,9 @@ void Engine::micro_step() {
 }
 
 void Engine::accumulate_gradients(int64_t step, const BatchOf& batch_of, const Progress& progress) {
-  const LeafRange leaves = tree_->share(parallel_.data->rank());
-  const Tensor mine = own(books_.leaves, leaf_counts_);
-  fold_->start();
+  const LeafRange leaves = leaves_[static_cast<size_t>(parallel_.data->rank())];
+  const Tensor mine = own(*parallel_.data, books_.leaves, leaf_counts_);
+  for (const ParameterGroup& group : groups_) group.fold->start();
   clear_counters(model_, stream_);
   for (int64_t leaf = leaves.first; leaf < leaves.last; ++leaf) {
     const NamedRange range(stream_, "micro-step", leaf - leaves.first);
@@ -186,10 +226,10 @@ void Engine::accumulate_gradients(int64_t step, const BatchOf& batch_of, const P
     const Batch batch = batch_of(first_sequence, config_.train.micro_batch);
     progress("forward and backward");
     batch_.send(stream_, batch, {static_cast<int32_t>(step), static_cast<int32_t>(first_sequence)});
-    model_.params().use_gradients(fold_->next(stream_));
+    for (const ParameterGroup& group : groups_) group.params->use_gradients(group.fold->next(stream_));
     micro_steps_.run(stream_, [&] { micro_step(); });
     ops::copy(stream_, mine.slice(leaf - leaves.first, 1).view(books_.leaf.shape()), books_.leaf);
-    fold_->push(stream_);
+    for (const ParameterGroup& group : groups_) group.fold->push(stream_);
   }
 }
 
@@ -197,19 +237,20 @@ void Engine::accumulate_gradients(int64_t step, const BatchOf& batch_of, const P
 // the update. On a stream of its own.
 void Engine::exchange() {
   Communicator& data = *parallel_.data;
-  collect_counters(model_, stream_, own(books_.ranks, one_each_).view({books_.counted.numel()}));
+  collect_counters(model_, stream_, own(*parallel_.data, books_.ranks, one_each_).view({books_.counted.numel()}));
   gradients_ready_.record(stream_);
   gradients_ready_.hold(stream_of_exchange());
   Stream& stream = stream_of_exchange();
-  const std::vector<Tensor> partials = fold_->partials();
-  const FlatRange range = optimizer_->range();
-  const Tensor grad = partials[0].slice(range.offset, range.count);
-  tree_reduce_scatter(stream, data, scratch_, *tree_, grad, partials, ranges_);
-  chunk_square_sums(stream, own(books_.squares, chunk_counts_).view({chunk_count(model_.params(), range)}),
-                    model_.params(), range, grad);
-  gather(books_.leaves, leaf_counts_);
-  gather(books_.squares, chunk_counts_);
-  gather(books_.ranks, one_each_);
+  for (const ParameterGroup& group : groups_) {
+    const FlatRange range = group.optimizer->range();
+    const Tensor grad = group.own_gradient();
+    tree_reduce_scatter(stream, *group.replicas, scratch_, *group.tree, grad, group.fold->partials(), group.ranges);
+    const Tensor squares = group.holders == nullptr ? group.squares : own(*group.holders, group.squares, group.chunk_counts);
+    chunk_square_sums(stream, squares.view({chunk_count(*group.params, range)}), *group.params, range, grad);
+    if (group.holders != nullptr) gather(*group.holders, group.squares, group.chunk_counts);
+  }
+  gather(data, books_.leaves, leaf_counts_);
+  gather(data, books_.ranks, one_each_);
   ops::tree_sum(stream, books_.sums, books_.leaves);
   ops::tree_sum(stream, books_.norm, books_.squares);
   ops::tree_sum(stream, books_.counted, books_.ranks);
@@ -221,8 +262,7 @@ void Engine::exchange() {
 }
 
 void Engine::update() {
-  const FlatRange range = optimizer_->range();
-  optimizer_->update(stream_, fold_->partials()[0].slice(range.offset, range.count), books_.numbers);
+  for (const ParameterGroup& group : groups_) group.optimizer->update(stream_, group.own_gradient(), books_.numbers);
   int64_t at = 0;
   for (FfnLayer* layer : model_.ffn_layers()) {
     if (!layer->counters().defined()) continue;
@@ -254,7 +294,7 @@ void Engine::start(int64_t step, const BatchOf& batch_of, double learning_rate, 
   record.updated.record(stream_);
   progress(kWeightExchange);
   const NamedRange name(stream_, "weight exchange");
-  if (config_.parallel.zero == 1) gather_values(stream_, *parallel_.data, model_.params(), ranges_);
+  gather_updated_values();
   if (!stream_.is_meta()) stream_.copy_to_host(record.report.data(), books_.report);
   record.done.record(stream_);
   ++started_;
@@ -302,17 +342,23 @@ std::vector<float> Engine::evaluate(const Batch& batch) {
   return token_nll;
 }
 
+void Engine::gather_updated_values() {
+  if (config_.parallel.zero == 0) return;
+  for (const ParameterGroup& group : groups_) gather_values(stream_, *group.replicas, *group.params, group.ranges);
+}
+
 void Engine::publish_values() {
-  for (const AdamW::Piece& piece : optimizer_->pieces()) {
-    if (piece.rounded.defined()) ops::copy(stream_, piece.rounded, piece.master);
+  for (const ParameterGroup& group : groups_) {
+    for (const AdamW::Piece& piece : group.optimizer->pieces()) {
+      if (piece.rounded.defined()) ops::copy(stream_, piece.rounded, piece.master);
+    }
   }
-  if (config_.parallel.zero == 1) gather_values(stream_, *parallel_.data, model_.params(), ranges_);
+  gather_updated_values();
 }
 
 std::string Engine::state_hash() {
-  std::vector<Hash128> hashes;
   std::vector<std::byte> host;
-  const auto add = [&](const Tensor& piece) {
+  const auto add = [&](std::vector<Hash128>& hashes, const Tensor& piece) {
     for (int64_t at = 0; at < piece.numel(); at += ParamStore::kChunk) {
       const Tensor chunk = piece.slice(at, std::min(ParamStore::kChunk, piece.numel() - at));
       host.resize(chunk.bytes());
@@ -321,17 +367,20 @@ std::string Engine::state_hash() {
       hashes.push_back(hash128(host.data(), host.size()));
     }
   };
+  std::vector<Hash128> all;
   for (const Tensor AdamW::Piece::*state : {&AdamW::Piece::master, &AdamW::Piece::m, &AdamW::Piece::v}) {
-    std::vector<Hash128> all = std::move(hashes);
-    hashes.clear();
-    for (const AdamW::Piece& piece : optimizer_->pieces()) add(piece.*state);
-    if (config_.parallel.zero == 1) hashes = parallel_.data->gather_lists(hashes);
-    hashes.insert(hashes.begin(), all.begin(), all.end());
+    for (const ParameterGroup& group : groups_) {
+      std::vector<Hash128> hashes;
+      for (const AdamW::Piece& piece : group.optimizer->pieces()) add(hashes, piece.*state);
+      if (config_.parallel.zero == 1) hashes = group.replicas->gather_lists(hashes);
+      if (group.params != &model_.params()) hashes = parallel_.expert->gather_lists(hashes);
+      all.insert(all.end(), hashes.begin(), hashes.end());
+    }
   }
   for (const State& state : model_.params().states()) {
-    if (state.spec.saved) add(state.value);
+    if (state.spec.saved) add(all, state.value);
   }
-  return hash128(hashes.data(), hashes.size() * sizeof(Hash128)).hex();
+  return hash128(all.data(), all.size() * sizeof(Hash128)).hex();
 }
 
 std::vector<std::pair<std::string, size_t>> Engine::memory() const {
@@ -339,10 +388,16 @@ std::vector<std::pair<std::string, size_t>> Engine::memory() const {
 }
 
 std::vector<std::pair<std::string, size_t>> Engine::memory_with(ArenaSizes arenas) const {
-  return {{"parameters", model_.params().bytes()},
+  size_t parameters = 0, gradients = 0, optimizer = 0;
+  for (const ParameterGroup& group : groups_) {
+    parameters += group.params->bytes();
+    gradients += group.gradients.bytes();
+    optimizer += group.optimizer->bytes();
+  }
+  return {{"parameters", parameters},
           {"constants", model_.constant_bytes()},
-          {"gradients", gradients_.bytes()},
-          {"optimizer", optimizer_->bytes()},
+          {"gradients", gradients},
+          {"optimizer", optimizer},
           {"activations", arenas.saved},
           {"scratch", arenas.scratch},
           {"batch and report", batch_.bytes() + books_.memory.bytes() + books_.extra_memory.bytes()}};

@@ -32,6 +32,7 @@ struct Measurement {
   ArenaSizes arenas;
   std::vector<std::pair<std::string, size_t>> memory;  // bytes by name
   Traffic traffic;                                     // bytes this rank sends
+  Traffic expert_traffic;                              // and those to the blocks of other ranks, and back
   OpCounter work;                                      // FLOPs this rank really executes, recomputation included
 };
 
@@ -57,7 +58,28 @@ class Engine {
   // The phases in which ranks wait for one another.
   static constexpr std::string_view kGradientExchange = "gradient exchange", kWeightExchange = "weight exchange";
 
-  // Needs config.model.vocab_size; throws UsageError when the step has fewer micro-batches than there are ranks.
+  // Parameters that the same ranks hold: all of a model's, or those on every rank, and tables of blocks that are spread
+  // over expert ranks. Each kind has flat ranges, a sum over its own micro-batches and an optimizer of its own.
+  struct ParameterGroup {
+    ParamStore* params = nullptr;
+    Communicator* replicas = nullptr;  // the ranks that hold the same values
+    std::vector<FlatRange> ranges;     // per replica: the flat indices it updates
+    Buffer gradients;
+    std::unique_ptr<SumTree> tree;  // over the micro-batches whose gradients the replicas sum: its leaves
+    std::unique_ptr<TreeFold> fold;
+    std::unique_ptr<AdamW> optimizer;
+    // Σ g² of every chunk of the group on every rank, gathered over the ranks that hold different ones.
+    Communicator* holders = nullptr;
+    std::vector<int64_t> chunk_counts;
+    Tensor squares;  // [Σ chunk_counts, 1]
+
+    Tensor own_gradient() const {
+      return fold->partials()[0].slice(optimizer->range().offset, optimizer->range().count);
+    }
+  };
+
+  // Needs config.model.vocab_size; throws UsageError when the step has fewer micro-batches than there are ranks, and
+  // where blocks are spread and ranks would have different numbers of them.
   Engine(const Config& config, const Parallel& parallel, DeviceRuntime& runtime, ArenaSizes arenas);
 
   // One step and one evaluation batch of rank `rank` on the meta device: the arena sizes are exact.
@@ -78,13 +100,13 @@ class Engine {
   std::vector<float> evaluate(const Batch& batch);
 
   Transformer& model() { return model_; }
-  AdamW& optimizer() { return *optimizer_; }
+  const std::vector<ParameterGroup>& groups() const { return groups_; }
   Stream& stream() { return stream_; }
   const Config& config() const { return config_; }
   // After weights or moments were loaded into the optimizer's pieces: rounds, and gathers the other ranks' values.
   void publish_values();
   // XXH3-128 over weights and moments of every parameter chunk in flat order, and saved state: equal for any number of
-  // ranks.
+  // ranks that share blocks alike.
   std::string state_hash();
 
   // What this rank allocated, by name; equal to Measurement::memory.
@@ -101,7 +123,7 @@ class Engine {
     Tensor counted;  // [K + F] of all ranks
     Tensor leaf;     // [1 + L] of the micro-batch at hand: Σ -log p, extra losses
     Tensor leaves;   // [M, 1 + L]
-    Tensor squares;  // [C, 1]
+    Tensor squares;  // [C, 1], of all groups
     Tensor norm;     // [1]
     Tensor ranks;    // [R, K + F]
     Tensor extra;    // [L] acc, of the micro-batch at hand
@@ -116,15 +138,16 @@ class Engine {
   };
 
   void open_books();
-  Tensor own(const Tensor& of_all_ranks, std::span<const int64_t> counts) const;
   void give(Record& record, int64_t step, double learning_rate, const Flags& flags);
   void accumulate_gradients(int64_t step, const BatchOf& batch_of, const Progress& progress);
   void micro_step();
   void exchange();
   // A profile is of one stream.
   Stream& stream_of_exchange() { return stream_.is_profiled() ? stream_ : exchange_stream_; }
-  void gather(const Tensor& all, std::span<const int64_t> counts);
+  void gather(Communicator& ranks, const Tensor& all, std::span<const int64_t> counts);
+  void add_group(ParamStore& params, Communicator& replicas, std::vector<LeafRange> leaves);
   void update();
+  void gather_updated_values();
   std::vector<std::pair<std::string, size_t>> memory_with(ArenaSizes arenas) const;
   Context context();
 
@@ -133,14 +156,11 @@ class Engine {
   DeviceRuntime& runtime_;
   Stream stream_, exchange_stream_;
   Transformer model_;
-  std::vector<FlatRange> ranges_;  // per data rank: the flat indices it updates
-  Buffer gradients_;
-  std::unique_ptr<SumTree> tree_;  // over the step's micro-batches: its leaves
-  std::unique_ptr<TreeFold> fold_;
-  std::unique_ptr<AdamW> optimizer_;
+  std::vector<LeafRange> leaves_;  // per rank: its micro-batches of a step
+  std::vector<ParameterGroup> groups_;
   Arena saved_, scratch_;
   BatchUpload batch_;
-  std::vector<int64_t> leaf_counts_, chunk_counts_, one_each_;  // rows of each rank in the books
+  std::vector<int64_t> leaf_counts_, one_each_;  // rows of each rank in the books
   Books books_;
   Event gradients_ready_, exchange_done_;
   Replay micro_steps_, exchanges_, updates_;

@@ -46,14 +46,16 @@ EvaluationResult fold(const std::vector<BatchSums>& batches) {
 }  // namespace
 
 bool evaluate_set(const EvalSource& source, int64_t batch, Communicator& comm, const TokenNll& token_nll,
-                  const EvaluationProgress& progress, EvaluationResult& result) {
+                  const EvaluationProgress& progress, EvaluationResult& result, bool in_step) {
   const int64_t batches = (source.windows() + batch - 1) / batch;
   const int64_t ranks = comm.size();
   std::vector<BatchSums> mine;
   for (int64_t round = 0; round * ranks < batches; ++round) {
     if (!comm.all_true(progress(round * ranks, batches))) return false;
     const int64_t index = round * ranks + comm.rank();
-    if (index < batches) mine.push_back(score(source, source.batch(index * batch, batch), token_nll));
+    if (index >= batches && !in_step) continue;
+    const BatchSums sums = score(source, source.batch(index * batch, batch), token_nll);
+    if (index < batches) mine.push_back(sums);
   }
 
   // Rank r holds the batches r, r + R, r + 2R, ...: put them in order, so that the sum is that of one rank.

@@ -56,11 +56,12 @@ Json memory_json(const Measurement& measured, const DevicePeaks* peaks) {
   return json;
 }
 
-Json communication_json(const Traffic& traffic) {
+Json communication_json(const Measurement& measured) {
   Json json;
-  json["gradient_bytes_per_step"] = traffic.all_to_all;
-  json["weight_bytes_per_step"] = traffic.all_gather;
-  json["total_bytes_per_step"] = traffic.total();
+  json["gradient_bytes_per_step"] = measured.traffic.all_to_all;
+  json["weight_bytes_per_step"] = measured.traffic.all_gather;
+  json["expert_bytes_per_step"] = measured.expert_traffic.total();
+  json["total_bytes_per_step"] = measured.traffic.total() + measured.expert_traffic.total();
   return json;
 }
 
@@ -78,7 +79,7 @@ Json step_json(const Config& config, const Measurement& measured, const DevicePe
   const double elements =
       static_cast<double>(count_parameters(config.model).total) / (config.parallel.zero ? ranks : 1);
   const double optimizer = elements * (bf16 ? 30 : 28) / peaks->bandwidth;
-  const double communication = measured.traffic.total() / peaks->link;
+  const double communication = (measured.traffic.total() + measured.expert_traffic.total()) / peaks->link;
   json["compute"] = 1e3 * compute;
   json["optimizer"] = 1e3 * optimizer;
   json["communication"] = 1e3 * communication;
@@ -104,7 +105,7 @@ Json plan_run(const Config& config, int ranks, const std::string& device) {
   plan["parameters"] = parameters_json(config);
   plan["flops"] = flops_json(config, measured, tokens);
   plan["memory"] = memory_json(measured, peaks);
-  plan["communication"] = communication_json(measured.traffic);
+  plan["communication"] = communication_json(measured);
   plan["step_ms"] = step_json(config, measured, peaks, ranks);
   return plan;
 }

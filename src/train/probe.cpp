@@ -76,10 +76,11 @@ std::vector<int64_t> dimensions(const Shape& shape) {
 void save_weights(Communicator& comm, const Config& config, const std::string& folder) {
   const Parallel alone{&comm, &comm, &comm};
   Config one_batch = config;
+  one_batch.parallel.expert = 1;
   one_batch.train.tokens_per_step = config.train.micro_batch * config.model.context;
   Engine engine(one_batch, alone, cpu_runtime(), {});
   engine.initialise([&] { return training_token_counts(config); });
-  StatePieces state = state_pieces(engine, {0, engine.model().params().flat_size()});
+  StatePieces state = state_pieces(engine, StateShare::kHeld);
   CheckpointContents contents;
   contents.parameters = std::move(state.parameters);
   contents.moments = std::move(state.moments);

@@ -36,21 +36,28 @@ void HostMirror::store() {
   stream_->synchronize();
 }
 
-StatePieces state_pieces(Engine& engine, FlatRange range) {
+StatePieces state_pieces(Engine& engine, StateShare share) {
   StatePieces state{{}, {}, HostMirror(engine.stream())};
-  for (const AdamW::Piece& piece : engine.optimizer().pieces()) {
-    const Param& param = *piece.param;
-    // Padded rows are the last ones, so the elements of the file come first.
-    const int64_t begin = std::max(piece.begin, range.offset - param.offset);
-    const int64_t end = std::min({piece.end, range.offset + range.count - param.offset, param.spec.shape.numel()});
-    if (begin >= end) continue;
-    const auto part = [&](const std::string& name, const Tensor& tensor) {
-      void* data = state.host.add(tensor.slice(begin - piece.begin, end - begin));
-      return Piece{name, param.spec.shape, begin, end, data, DType::kF32};
-    };
-    state.parameters.push_back(part(param.spec.name, piece.master));
-    state.moments.push_back(part("adam.m:" + param.spec.name, piece.m));
-    state.moments.push_back(part("adam.v:" + param.spec.name, piece.v));
+  for (const Engine::ParameterGroup& group : engine.groups()) {
+    FlatRange range{0, group.params->flat_size()};
+    if (share == StateShare::kOwned) {
+      range = partition_flat(*group.params, group.replicas->size())[static_cast<size_t>(group.replicas->rank())];
+    }
+    for (const AdamW::Piece& piece : group.optimizer->pieces()) {
+      const ParamSpec& spec = piece.param->spec;
+      const int64_t offset = piece.param->offset, first = spec.first_element();
+      // Padded rows are the last ones, so the elements of the file come first.
+      const int64_t begin = std::max(piece.begin, range.offset - offset);
+      const int64_t end = std::min({piece.end, range.offset + range.count - offset, spec.held_elements()});
+      if (begin >= end) continue;
+      const auto part = [&](const std::string& name, const Tensor& tensor) {
+        void* data = state.host.add(tensor.slice(begin - piece.begin, end - begin));
+        return Piece{name, spec.shape, first + begin, first + end, data, DType::kF32};
+      };
+      state.parameters.push_back(part(spec.name, piece.master));
+      state.moments.push_back(part("adam.m:" + spec.name, piece.m));
+      state.moments.push_back(part("adam.v:" + spec.name, piece.v));
+    }
   }
   add_states(engine.model().params(), state.host, state.parameters);
   return state;

@@ -4,6 +4,7 @@
 #include "train/engine.h"
 
 #include <cstddef>
+#include <cstdint>
 #include <deque>
 #include <vector>
 
@@ -33,8 +34,12 @@ struct StatePieces {
   HostMirror host;                // of all of them
 };
 
-// The elements of the state that lie in the flat range `range` and on this rank, without padded rows.
-StatePieces state_pieces(Engine& engine, FlatRange range);
+enum class StateShare : uint8_t {
+  kHeld,   // every element on this rank
+  kOwned,  // of those, the share that this rank answers for: over all ranks every element once
+};
+// Without padded rows.
+StatePieces state_pieces(Engine& engine, StateShare share);
 
 // Every tensor of a model whole, in fp32 whatever the model's precision.
 struct ModelPieces {

@@ -1,6 +1,7 @@
 #include "train/trainer.h"
 
 #include "comm/agree.h"
+#include "comm/groups.h"
 #include "config/resume.h"
 #include "core/fault.h"
 #include "core/file.h"
@@ -20,6 +21,7 @@
 
 #include <chrono>
 #include <filesystem>
+#include <optional>
 #include <utility>
 
 namespace sffn {
@@ -57,7 +59,6 @@ class Run {
         options_(options),
         world_(world),
         runtime_(runtime),
-        alone_(make_self_communicator()),
         beat_(beat) {}
 
   RunEnd train();
@@ -95,8 +96,8 @@ class Run {
   const TrainOptions& options_;
   Communicator& world_;
   DeviceRuntime& runtime_;
-  std::unique_ptr<Communicator> alone_;
   const Beat& beat_;
+  std::optional<RankGroups> groups_;
 
   std::unique_ptr<BatchSource> data_;
   std::map<std::string, EvalSource> validation_;
@@ -163,9 +164,12 @@ void Run::find_start() {
 }
 
 void Run::build() {
-  const Parallel parallel{&world_, &world_, alone_.get()};
+  Measurement plan;
+  together(world_, [&] { plan = measure_for(runtime_, config_, world_.rank(), world_.size()); });
+  groups_.emplace(world_, config_.parallel.expert);
+  const Parallel parallel{
+      .world = &world_, .data = &world_, .expert = &groups_->expert(), .replicas = &groups_->replicas()};
   together(world_, [&] {
-    const Measurement plan = measure_for(runtime_, config_, world_.rank(), world_.size());
     engine_ = std::make_unique<Engine>(config_, parallel, runtime_, plan.arenas);
   });
   const FlopCount flops = count_flops(config_.model);
@@ -177,7 +181,7 @@ void Run::build() {
   log::info("memory of rank 0, bytes: ", rows, "; total ", engine_->memory_bytes());
 
   if (resume_.checkpoint) {
-    StatePieces state = state_pieces(*engine_, {0, engine_->model().params().flat_size()});
+    StatePieces state = state_pieces(*engine_, StateShare::kHeld);
     ReadOptions read;
     read.verify = false;  // done when it was chosen
     read.progress = [this, blocks = int64_t{0}]() mutable { beat_({.phase = "load", .item = ++blocks}); };
@@ -303,7 +307,10 @@ bool Run::evaluate() {
       return nll;
     };
     EvaluationResult result;
-    if (!evaluate_set(source, config_.train.micro_batch, world_, token_nll, progress, result)) return false;
+    if (!evaluate_set(source, config_.train.micro_batch, world_, token_nll, progress, result,
+                      config_.parallel.expert > 1)) {
+      return false;
+    }
     report.sets[name] = result;
   }
   if (!report.sets.empty()) on_hooks([&](Hook& hook) { hook.after_evaluation(report); });
@@ -313,8 +320,7 @@ bool Run::evaluate() {
 void Run::save(bool last) {
   if (writer_->newest() == step_ && !started_elsewhere()) return;
   beat_({step_, "save"});
-  const FlatRange owned = partition_flat(engine_->model().params(), world_.size())[world_.rank()];
-  StatePieces state = state_pieces(*engine_, owned);
+  StatePieces state = state_pieces(*engine_, StateShare::kOwned);
   state.host.fetch();
   CheckpointContents contents;
   contents.parameters = std::move(state.parameters);

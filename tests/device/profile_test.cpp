@@ -30,7 +30,7 @@ class DeviceTensors {
     if (dtype == DType::kI32 || dtype == DType::kF64) {
       ops::fill_zero(stream_, t);
     } else {
-      ops::random_normal(stream_, t, RandomKey{1, buffers_.size()}, 1.0, false);
+      ops::random_normal(stream_, t, RandomKey{1, buffers_.size()}, 0, 1.0, false);
     }
     return t;
   }

@@ -17,7 +17,7 @@ constexpr RandomKey kKey{5, 6};
 HostTensor drawn(DType dtype, int64_t n, double std, bool truncated) {
   HostTensor x(dtype, {n});
   Stream stream(cpu_runtime());
-  ops::random_normal(stream, x, kKey, std, truncated);
+  ops::random_normal(stream, x, kKey, 0, std, truncated);
   return x;
 }
 

@@ -74,7 +74,7 @@ Tensor ExpertLayer::allocate(const Shape& shape, DType dtype) {
 }
 
 void ExpertLayer::draw(const Tensor& tensor, uint64_t key, double std) {
-  ops::random_normal(stream_, tensor, RandomKey{1, key}, std, false);
+  ops::random_normal(stream_, tensor, RandomKey{1, key}, 0, std, false);
 }
 
 std::vector<int32_t> ExpertLayer::choose() const {

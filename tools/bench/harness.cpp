@@ -31,7 +31,7 @@ Tensor Workspace::zero(DType dtype, const Shape& shape) {
 
 Tensor Workspace::normal(DType dtype, const Shape& shape) {
   const Tensor tensor = zero(dtype, shape);
-  ops::random_normal(stream_, tensor, RandomKey{seed_, buffers_.size()}, 1.0, false);
+  ops::random_normal(stream_, tensor, RandomKey{seed_, buffers_.size()}, 0, 1.0, false);
   return tensor;
 }
 

@@ -43,11 +43,8 @@ class AvgKSelector final : public Selector {
     Tensor scores;  // [N, B] acc
     Balance::Saved balance;
   };
-  void aggregate(Context& ctx, Tensor means) const {
-    const bool by_values = aggregator_ == BlockAggregate::kValueWeighted;
-    ops::block_aggregate_forward(ctx.stream, means, tables_.keys->value, by_values ? tables_.values->value : Tensor(),
-                                 aggregator_);
-  }
+  void aggregate(Context& ctx, Tensor means) const;
+  void aggregate_backward(Context& ctx, const Tensor& dmeans) const;
   void choose_in_chunks(Context& ctx, Tensor blocks, const SelectorInput& in) const;
 
   BlockStore tables_;
@@ -55,6 +52,25 @@ class AvgKSelector final : public Selector {
   BlockAggregate aggregator_;
   Balance balance_;
 };
+
+// Where blocks are spread, each rank makes the means of its own, and all of them go to every rank.
+void AvgKSelector::aggregate(Context& ctx, Tensor means) const {
+  const RowRange mine = tables_.share.rows(blocks_);
+  const Tensor values = aggregator_ == BlockAggregate::kValueWeighted ? tables_.values->value : Tensor();
+  ops::block_aggregate_forward(ctx.stream, means.slice(mine.first, mine.count), tables_.keys->value, values,
+                               aggregator_);
+  if (tables_.share.spread()) all_gather_expert_rows(ctx, means);
+}
+
+void AvgKSelector::aggregate_backward(Context& ctx, const Tensor& dmeans) const {
+  const ArenaScope scope(ctx.scratch);
+  Tensor mine = dmeans;
+  if (tables_.share.spread()) {
+    mine = ctx.scratch.allocate({tables_.share.rows(blocks_).count, dmeans.cols()}, dmeans.dtype(), "own dmeans");
+    return_expert_rows(ctx, mine, dmeans, Tensor());
+  }
+  ops::block_aggregate_backward(ctx.stream, tables_.keys->grad, mine, tables_.keys->value, aggregator_);
+}
 
 void AvgKSelector::choose_in_chunks(Context& ctx, Tensor blocks, const SelectorInput& in) const {
   const ArenaScope scope(ctx.scratch);
@@ -107,7 +123,7 @@ void AvgKSelector::backward(Context& ctx, const Selector::Saved& base, const Sel
     ops::fill_zero(ctx.stream, dmeans);
   }
   block_scores_backward(ctx, dmeans, dx, dscores, in.x, saved.means);
-  if (trained) ops::block_aggregate_backward(ctx.stream, tables_.keys->grad, dmeans, tables_.keys->value, aggregator_);
+  if (trained) aggregate_backward(ctx, dmeans);
 }
 
 class AvgK final : public SparseMethod {

@@ -1,0 +1,154 @@
+// Blocks spread over ranks change no number: every method that has blocks, on every layout of ranks.
+#include "comm/groups.h"
+#include "comm/threads.h"
+#include "ffn/method_model.h"
+#include "support/error_of.h"
+#include "train/engine.h"
+
+#include <map>
+#include <mutex>
+#include <set>
+
+using namespace sffn;
+using namespace sffn::test;
+
+namespace {
+
+constexpr int64_t kContext = 6, kSequences = 8;
+
+struct Layout {
+  int ranks, expert;
+  int64_t zero = 1;
+};
+
+Config config_of(const FfnMethod& method, Precision precision) {
+  Config config = model_of(method, precision);
+  config.model.context = kContext;
+  config.train.micro_batch = 1;
+  config.train.tokens_per_step = kSequences * kContext;
+  config.optimizer.clip = 0.05;  // every step is clipped, so a wrong norm shows in the weights
+  config.parallel.expert_chunk = 4;
+  return config;
+}
+
+int64_t blocks_of(const Config& config) { return resolve_ffn(config.model, "test")[1].options->blocks(); }
+
+Batch batch_of(const Config& config, int64_t step, int64_t first, int64_t count) {
+  const Batch all = random_batch(kSequences, kContext, config.model.vocab_size, static_cast<uint64_t>(step));
+  Batch part = make_batch(count, kContext);
+  std::copy_n(all.inputs.begin() + first * kContext, count * kContext, part.inputs.begin());
+  std::copy_n(all.targets.begin() + first * kContext, count * kContext, part.targets.begin());
+  return part;
+}
+
+struct Outcome {
+  std::vector<double> losses, norms, nll;
+  std::vector<std::string> statistics;
+  std::map<std::string, std::vector<double>> weights;  // whole tensors
+  double sent = 0;
+};
+
+// Puts the rows that the engine's rank holds into whole tensors.
+void collect_weights(Engine& engine, std::map<std::string, std::vector<double>>& weights) {
+  for (const Engine::ParameterGroup& group : engine.groups()) {
+    for (const Param& param : group.params->all()) {
+      const std::vector<double> held = read_values(engine.stream(), param.value.slice(0, param.spec.held_rows()));
+      std::vector<double>& whole = weights[param.spec.name];
+      whole.resize(static_cast<size_t>(param.spec.shape.numel()));
+      std::copy(held.begin(), held.end(), whole.begin() + param.spec.first_element());
+    }
+  }
+}
+
+Outcome run(Config config, const Layout& layout) {
+  config.parallel.expert = layout.expert;
+  config.parallel.zero = layout.zero;
+  std::vector<Outcome> outcomes(static_cast<size_t>(layout.ranks));
+  std::mutex guard;
+  Outcome together;
+  run_threads(layout.ranks, [&](Communicator& world) {
+    RankGroups groups(world, layout.expert);
+    const Parallel parallel{
+        .world = &world, .data = &world, .expert = &groups.expert(), .replicas = &groups.replicas()};
+    Engine engine(config, parallel, cpu_runtime(), Engine::measure(config, world.rank(), world.size()).arenas);
+    engine.initialise();
+    Outcome& mine = outcomes[static_cast<size_t>(world.rank())];
+    for (int64_t step = 1; step <= 3; ++step) {
+      const StepNumbers numbers = engine.step(
+          step, [&](int64_t first, int64_t count) { return batch_of(config, step, first, count); }, 1e-2,
+          [](std::string_view) {});
+      mine.losses.push_back(numbers.loss);
+      mine.norms.push_back(numbers.gradient_norm);
+      mine.statistics.push_back(numbers.block_load.dump());
+    }
+    for (const float nll : engine.evaluate(batch_of(config, 9, world.rank(), 1))) mine.nll.push_back(nll);
+    const std::lock_guard<std::mutex> lock(guard);
+    collect_weights(engine, together.weights);
+  });
+  for (const Outcome& outcome : outcomes) {
+    CHECK(outcome.losses == outcomes[0].losses);
+    CHECK(outcome.norms == outcomes[0].norms);
+    CHECK(outcome.statistics == outcomes[0].statistics);
+  }
+  together.losses = outcomes[0].losses;
+  together.norms = outcomes[0].norms;
+  together.statistics = outcomes[0].statistics;
+  together.nll = outcomes[0].nll;
+  return together;
+}
+
+void check_near(const std::vector<double>& found, const std::vector<double>& expected, double bound) {
+  CHECK(relative_distance(found, expected) <= bound);
+}
+
+void check_same_run(const Outcome& found, const Outcome& one, double bound) {
+  check_near(found.losses, one.losses, bound);
+  check_near(found.norms, one.norms, bound);
+  check_near(found.nll, one.nll, bound);
+  CHECK(found.statistics == one.statistics);
+  REQUIRE(found.weights.size() == one.weights.size());
+  for (const auto& [name, values] : one.weights) {
+    INFO(name);
+    check_near(found.weights.at(name), values, bound);
+  }
+}
+
+template <class Check>
+void for_every_spread_method(Check&& check) {
+  int methods = 0;
+  for (const FfnMethod* method : ffn_methods()) {
+    if (blocks_of(config_of(*method, Precision::kFp32)) == 0) continue;
+    ++methods;
+    INFO(method->name);
+    check(*method);
+  }
+  CHECK(methods >= 14);
+}
+
+}  // namespace
+
+// Kills: gradients of blocks summed over the wrong ranks, a norm that counts a block twice or not at all, a bias added
+// once a rank, a choice by one rank's blocks alone, rows of a chunk in another order.
+TEST_CASE("every method with blocks gives the same losses, norms, statistics and weights on every layout of ranks",
+          "[expert]") {
+  for_every_spread_method([](const FfnMethod& method) {
+    const Config config = config_of(method, Precision::kFp64);
+    const Outcome one = run(config, {1, 1});
+    for (const Layout layout : {Layout{2, 2}, Layout{4, 2}, Layout{4, 2, 0}, Layout{4, 4}, Layout{8, 4}}) {
+      if (blocks_of(config) % layout.expert != 0) continue;
+      INFO(layout.ranks << " ranks, " << layout.expert << " share the blocks, zero " << layout.zero);
+      check_same_run(run(config, layout), one, 1e-9);
+    }
+  });
+}
+
+// Kills: sums over ranks in an order that depends on which of them is ready.
+TEST_CASE("a run with spread blocks gives the same bits again", "[expert]") {
+  for_every_spread_method([](const FfnMethod& method) {
+    const Config config = config_of(method, Precision::kFp32);
+    const Outcome first = run(config, {4, 2}), again = run(config, {4, 2});
+    CHECK(first.losses == again.losses);
+    CHECK(first.norms == again.norms);
+    CHECK(first.weights == again.weights);
+  });
+}
