@@ -142,6 +142,49 @@ TEST_CASE("every method with blocks gives the same losses, norms, statistics and
   });
 }
 
+// Kills: gradients of scores that stay with the tokens' rank, or reach the keys of another rank's blocks.
+TEST_CASE("extra losses on scores of spread blocks train the same weights on every layout of ranks", "[expert]") {
+  for_every_spread_method([](const FfnMethod& method) {
+    Config config = config_of(method, Precision::kFp64);
+    Json& entry = config.model.sparse_ffn.as_array()[0];
+    if (resolve_ffn(config.model, "test")[1].resolved.find("balance") == nullptr) return;
+    for (const char* type : {"switch", "entropy", "bias"}) {
+      INFO(type);
+      entry["balance"] = Json::object();
+      entry["balance"]["type"] = type;
+      if (std::string(type) != "bias") entry["balance"]["weight"] = 0.3;
+      const Outcome one = run(config, {1, 1});
+      for (const Layout layout : {Layout{2, 2}, Layout{8, 4}}) {
+        if (blocks_of(config) % layout.expert == 0) check_same_run(run(config, layout), one, 1e-9);
+      }
+    }
+  });
+}
+
+// Kills: a gate table or a bias that is scored on one rank only.
+TEST_CASE("scores after the activation, of gated cells too, are the same where cells are spread", "[expert]") {
+  for (const char* entry :
+       {R"({"type": "vanilla_m", "select_on": "postact", "activation": "gelu"})",
+        R"({"type": "vanilla_m", "select_on": "postact", "activation": "swiglu", "bias": false})",
+        R"({"type": "vanilla_m", "select_on": "preact", "activation": "swiglu", "bias": false})",
+        R"({"type": "avg_k", "aggregator": "value_weighted", "activation": "swiglu", "bias": false})",
+        R"({"type": "avg_k", "aggregator": "l2_mean", "activation": "gelu"})"}) {
+    INFO(entry);
+    Config config = config_of(*find_ffn_method("avg_k"), Precision::kFp64);
+    Json json = parse_json(entry, "entry", ExitCode::kUsage);
+    json["layers"] = Json::Array{int64_t{1}};
+    json["cells"] = 32;
+    json["block_size"] = 4;
+    json["active_blocks"] = 2;
+    json["balance"] = parse_json(R"({"type": "switch", "weight": 0.3})", "balance", ExitCode::kUsage);
+    config.model.sparse_ffn = Json::Array{json};
+    const Outcome one = run(config, {1, 1});
+    for (const Layout layout : {Layout{2, 2}, Layout{8, 4}, Layout{8, 8}}) {
+      check_same_run(run(config, layout), one, 1e-9);
+    }
+  }
+}
+
 // Kills: sums over ranks in an order that depends on which of them is ready.
 TEST_CASE("a run with spread blocks gives the same bits again", "[expert]") {
   for_every_spread_method([](const FfnMethod& method) {
