@@ -21,4 +21,35 @@ void sum_parts(Stream& stream, Tensor y, const Tensor& parts, const Tensor& bias
   call.exact_or_absent("bias", bias, accumulate_type(y.dtype()), {D});
 }
 
+void ranks_of_blocks(Stream& stream, Tensor ranks, const Tensor& blocks, int64_t blocks_of_rank) {
+  const Call call(stream, __func__);
+  call.here("ranks", ranks);
+  if (ranks.shape().rank() != 2 || ranks.cols() < 1) call.refuse("ranks", ranks, "[N, R] of at least one rank");
+  call.exact("ranks", ranks, DType::kI32, ranks.shape());
+  call.here("blocks", blocks);
+  if (blocks.shape().rank() != 2) call.refuse("blocks", blocks, "two dimensions");
+  call.exact("blocks", blocks, DType::kI32, {ranks.rows(), blocks.cols()});
+  call.require(blocks_of_rank >= 1, "blocks_of_rank is ", blocks_of_rank, "; expected at least 1");
+}
+
+void gather_tokens(Stream& stream, Tensor out, const Tensor& x, const Tensor& order, int64_t per_token) {
+  const Call call(stream, __func__);
+  call.here("x", x);
+  if (x.shape().rank() != 2) call.refuse("x", x, "two dimensions");
+  call.here("order", order);
+  call.exact("order", order, DType::kI32, {order.numel()});
+  call.exact("out", out, x.dtype(), {order.numel(), x.cols()});
+  call.require(per_token >= 1, "per_token is ", per_token, "; expected at least 1");
+}
+
+void combine_tokens(Stream& stream, Tensor y, const Tensor& rows, const Tensor& inverse, const Tensor& bias) {
+  const Call call(stream, __func__);
+  const auto [N, D] = call.matrix("y", y);
+  call.exact("rows", rows, y.dtype(), {call.rows("rows", rows), D});
+  call.here("inverse", inverse);
+  if (inverse.shape().rank() != 2) call.refuse("inverse", inverse, "two dimensions");
+  call.exact("inverse", inverse, DType::kI32, {N, inverse.cols()});
+  call.exact_or_absent("bias", bias, accumulate_type(y.dtype()), {D});
+}
+
 }  // namespace sffn::contract

@@ -104,9 +104,12 @@ struct TrainConfig {
   bool operator==(const TrainConfig&) const = default;
 };
 
+enum class Dispatch : uint8_t { kAuto, kGather, kAllToAll };
+
 struct ParallelConfig {
   int64_t expert = 1;
   int64_t expert_chunk = 8192;  // tokens of a rank
+  Dispatch dispatch = Dispatch::kAuto;
   int64_t zero = 1;
 
   bool operator==(const ParallelConfig&) const = default;

@@ -23,6 +23,8 @@ inline constexpr Named<InitScheme> kInitNames[] = {{"gpt", InitScheme::kGpt}, {"
 inline constexpr Named<Precision> kPrecisionNames[] = {{"fp32", Precision::kFp32}, {"bf16", Precision::kBf16}};
 inline constexpr Named<Recompute> kRecomputeNames[] = {
     {"none", Recompute::kNone}, {"ffn", Recompute::kFfn}, {"block", Recompute::kBlock}};
+inline constexpr Named<Dispatch> kDispatchNames[] = {
+    {"auto", Dispatch::kAuto}, {"gather", Dispatch::kGather}, {"all_to_all", Dispatch::kAllToAll}};
 inline constexpr Named<ScheduleType> kScheduleNames[] = {{"linear", ScheduleType::kLinear},
                                                          {"cosine", ScheduleType::kCosine},
                                                          {"wsd", ScheduleType::kWsd},

@@ -99,6 +99,9 @@ ParallelConfig read_parallel(ConfigReader reader) {
                                    "Tokens of a rank that go to the blocks of other ranks at a time: what scratch is "
                                    "made for.",
                                    kAtLeastOne);
+  p.dispatch = reader.one_of("dispatch", kDispatchNames, p.dispatch,
+                             "How tokens reach blocks on other ranks: gather: all tokens to all ranks; all_to_all: a "
+                             "token once to each rank of its blocks; auto: what sends less, on a GPU gather.");
   p.zero =
       reader.optional("zero", p.zero, "1: each rank keeps its share of the optimizer's state; 0: all of it.", kSwitch);
   reader.finish();

@@ -97,6 +97,7 @@ Json to_json(const Config& c) {
   json["train"] = train_json(c.train);
   json["parallel"]["expert"] = c.parallel.expert;
   json["parallel"]["expert_chunk"] = c.parallel.expert_chunk;
+  json["parallel"]["dispatch"] = name_of(kDispatchNames, c.parallel.dispatch);
   json["parallel"]["zero"] = c.parallel.zero;
   json["evaluation"]["every"] = c.evaluation.every;
   json["evaluation"]["tokens"] = c.evaluation.tokens;

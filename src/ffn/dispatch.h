@@ -2,25 +2,29 @@
 // holds blocks [r·B/R, (r+1)·B/R). Every rank passes the same number of tokens.
 //   forward   y[n,:]  = Σ_r y_r[n,:] + bias,   y_r what the blocks of rank r make of the tokens of all ranks
 //   backward  dx[n,:] = Σ_r dx_r[n,:],  dweights likewise; x is brought again, nothing is kept from forward to backward
-// Two dispatchers:
+// Two ways (config: parallel.dispatch), with the same sums in the order of r:
 //   gather      every token goes to every rank, and comes back from every rank: no counts, static shapes
-//   all_to_all  a token goes once to each rank that holds one of its blocks, with its blocks and weights
+//   all_to_all  a token goes once to each rank that holds one of its blocks, with its blocks and weights; ranks tell
+//               each other how many rows they send, so the host reads counts of the device
 // In chunks of `chunk` tokens a rank, for which scratch is made.
 // Legend: N tokens of a rank, R expert ranks, W width of x, D width, b chosen.
 #pragma once
+#include "config/config.h"
 #include "core/params.h"
 #include "ffn/selector.h"
 #include "nn/context.h"
 
 #include <cstdint>
 #include <functional>
+#include <memory>
 
 namespace sffn {
 
-// Which share of the blocks a rank holds.
+// Which share of the blocks a rank holds, and how tokens get to them.
 struct ExpertShare {
   int64_t rank = 0, ranks = 1;
   int64_t chunk = 8192;  // tokens of a rank
+  Dispatch dispatch = Dispatch::kAuto;
 
   bool spread() const { return ranks > 1; }
   RowRange rows(int64_t rows) const { return {rank * (rows / ranks), rows / ranks}; }
@@ -35,7 +39,28 @@ void return_expert_rows(Context&, Tensor out, const Tensor& all, const Tensor& b
 // recv and send [R, …]: part r of send goes to rank r, part r of recv comes from it.
 void exchange_expert_parts(Context&, Tensor recv, const Tensor& send);
 
-class GatherDispatcher {
+// What one token of a layer sends forward, in bytes, on average over uniform choices: to be compared and planned with.
+struct DispatchVolume {
+  double gather = 0, all_to_all = 0;
+  double naive = 0;  // a copy of the token for every choice
+};
+DispatchVolume dispatch_volume(int64_t ranks, int64_t chosen, int64_t width_in, int64_t width_out, int64_t value_bytes,
+                               bool weighted);
+// kAuto: all_to_all where it sends a tenth less, and the device can wait for counts.
+Dispatch choose_dispatch(Dispatch wanted, const DispatchVolume& volume, bool is_cuda);
+
+// The way of one chunk of tokens [n, …] of every rank to the ranks of their blocks, and back.
+class TokenTrip {
+ public:
+  virtual ~TokenTrip() = default;
+  virtual int64_t arrived() const = 0;  // tokens N' that this rank's blocks see
+  // The rows of those tokens [N', C] in ctx.scratch; mine [n, C] of any type.
+  virtual Tensor bring(Context&, const Tensor& mine) const = 0;
+  // out [n, C] = Σ_r of what rank r made of this rank's tokens, + bias [C] acc, or absent; here [N', C].
+  virtual void give_back(Context&, Tensor out, const Tensor& here, const Tensor& bias) const = 0;
+};
+
+class TokenDispatcher {
  public:
   // Tokens as this rank's blocks see them: blocks counted from the first of the rank, -1 for those of other ranks.
   struct Arrived {
@@ -46,7 +71,7 @@ class GatherDispatcher {
   // dx [N', W] and dweights [N', b], overwritten; dweights absent where the selection has no weights
   using Backward = std::function<void(Tensor dx, Tensor dweights, const Tensor& dy, const Arrived&)>;
 
-  GatherDispatcher(const ExpertShare& share, int64_t local_blocks) : share_(share), local_blocks_(local_blocks) {}
+  TokenDispatcher(const ExpertShare& share, int64_t local_blocks) : share_(share), local_blocks_(local_blocks) {}
 
   // y [N, D], overwritten. x absent: not brought. bias [D] acc, or absent.
   void forward(Context&, Tensor y, const Tensor& bias, const Tensor& x, const Selection&, const Forward&) const;
@@ -55,9 +80,10 @@ class GatherDispatcher {
                 const Backward&) const;
 
  private:
-  Arrived bring(Context&, const Tensor& x, const Selection&, int64_t first, int64_t count) const;
+  // visit(trip, arrived, first, count) inside a scope of scratch; every rank makes the same visits.
   template <class Visit>
-  void for_each_chunk(Context&, int64_t tokens, Visit&& visit) const;
+  void for_each_chunk(Context&, int64_t tokens, const Tensor& x, int64_t width_out, const Selection&,
+                      Visit&& visit) const;
 
   ExpertShare share_;
   int64_t local_blocks_;

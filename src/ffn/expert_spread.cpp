@@ -7,9 +7,9 @@
 namespace sffn {
 
 void ExpertCompute::forward_spread(Context& ctx, Tensor y, const Tensor& x, const Selection& chosen) const {
-  const GatherDispatcher dispatcher(tables_.share, shape_.blocks());
+  const TokenDispatcher dispatcher(tables_.share, shape_.blocks());
   dispatcher.forward(ctx, y, value_of(tables_.value_bias), shape_.keys ? x : Tensor(), chosen,
-                     [&](Tensor y_here, const GatherDispatcher::Arrived& arrived) {
+                     [&](Tensor y_here, const TokenDispatcher::Arrived& arrived) {
                        const ArenaScope discarded(ctx.saved);
                        Saved saved;
                        forward_here(ctx, y_here, arrived.x, arrived.chosen, saved, Tensor(), {});
@@ -18,10 +18,10 @@ void ExpertCompute::forward_spread(Context& ctx, Tensor y, const Tensor& x, cons
 
 void ExpertCompute::backward_spread(Context& ctx, Tensor dx, Tensor dweights, const Tensor& dy, const Tensor& x,
                                     const Selection& chosen) const {
-  const GatherDispatcher dispatcher(tables_.share, shape_.blocks());
+  const TokenDispatcher dispatcher(tables_.share, shape_.blocks());
   dispatcher.backward(
       ctx, shape_.keys ? dx : Tensor(), dweights, dy, shape_.keys ? x : Tensor(), chosen,
-      [&](Tensor dx_here, Tensor dweights_here, const Tensor& dy_here, const GatherDispatcher::Arrived& arrived) {
+      [&](Tensor dx_here, Tensor dweights_here, const Tensor& dy_here, const TokenDispatcher::Arrived& arrived) {
         const ArenaScope discarded(ctx.saved);
         Saved saved;
         if (form_ == ExpertForm::kGrouped) saved.routing = route(ctx, arrived.chosen);

@@ -34,7 +34,10 @@ Tensor own(const Communicator& ranks, const Tensor& of_all_ranks, std::span<cons
 }
 
 ExpertShare share_of(const Config& config, const Parallel& parallel) {
-  return {.rank = parallel.expert->rank(), .ranks = parallel.expert->size(), .chunk = config.parallel.expert_chunk};
+  return {.rank = parallel.expert->rank(),
+          .ranks = parallel.expert->size(),
+          .chunk = config.parallel.expert_chunk,
+          .dispatch = config.parallel.dispatch};
 }
 
 }  // namespace
@@ -68,6 +71,7 @@ Engine::Engine(const Config& config, const Parallel& parallel, DeviceRuntime& ru
     add_group(*model_.stores()[1], *parallel.replicas,
               split_leaves(config.micro_batches_per_step() / expert_ranks, replicas));
   }
+  reads_counts_ = expert_ranks > 1 && config.parallel.dispatch == Dispatch::kAllToAll;
   open_books();
 }
 
@@ -227,7 +231,11 @@ void Engine::accumulate_gradients(int64_t step, const BatchOf& batch_of, const P
     progress("forward and backward");
     batch_.send(stream_, batch, {static_cast<int32_t>(step), static_cast<int32_t>(first_sequence)});
     for (const ParameterGroup& group : groups_) group.params->use_gradients(group.fold->next(stream_));
-    micro_steps_.run(stream_, [&] { micro_step(); });
+    if (reads_counts_) {
+      micro_step();
+    } else {
+      micro_steps_.run(stream_, [&] { micro_step(); });
+    }
     ops::copy(stream_, mine.slice(leaf - leaves.first, 1).view(books_.leaf.shape()), books_.leaf);
     for (const ParameterGroup& group : groups_) group.fold->push(stream_);
   }

@@ -163,6 +163,7 @@ class Engine {
   std::vector<int64_t> leaf_counts_, one_each_;  // rows of each rank in the books
   Books books_;
   Event gradients_ready_, exchange_done_;
+  bool reads_counts_ = false;  // the host reads counts within a micro-step, which then cannot be recorded
   Replay micro_steps_, exchanges_, updates_;
   std::vector<Record> records_;  // used in turn
   int64_t started_ = 0, finished_ = 0;

@@ -19,7 +19,9 @@ constexpr int64_t kContext = 6, kSequences = 8;
 struct Layout {
   int ranks, expert;
   int64_t zero = 1;
+  Dispatch dispatch = Dispatch::kGather;
 };
+constexpr Dispatch kAllToAll = Dispatch::kAllToAll;
 
 Config config_of(const FfnMethod& method, Precision precision) {
   Config config = model_of(method, precision);
@@ -33,8 +35,10 @@ Config config_of(const FfnMethod& method, Precision precision) {
 
 int64_t blocks_of(const Config& config) { return resolve_ffn(config.model, "test")[1].options->blocks(); }
 
+// All tokens of step 3 are alike, so that one block of a hash method gets every token, and other ranks get none.
 Batch batch_of(const Config& config, int64_t step, int64_t first, int64_t count) {
-  const Batch all = random_batch(kSequences, kContext, config.model.vocab_size, static_cast<uint64_t>(step));
+  Batch all = random_batch(kSequences, kContext, config.model.vocab_size, static_cast<uint64_t>(step));
+  if (step == 3) std::fill(all.inputs.begin(), all.inputs.end(), 7);
   Batch part = make_batch(count, kContext);
   std::copy_n(all.inputs.begin() + first * kContext, count * kContext, part.inputs.begin());
   std::copy_n(all.targets.begin() + first * kContext, count * kContext, part.targets.begin());
@@ -63,6 +67,7 @@ void collect_weights(Engine& engine, std::map<std::string, std::vector<double>>&
 Outcome run(Config config, const Layout& layout) {
   config.parallel.expert = layout.expert;
   config.parallel.zero = layout.zero;
+  config.parallel.dispatch = layout.dispatch;
   std::vector<Outcome> outcomes(static_cast<size_t>(layout.ranks));
   std::mutex guard;
   Outcome together;
@@ -134,9 +139,12 @@ TEST_CASE("every method with blocks gives the same losses, norms, statistics and
   for_every_spread_method([](const FfnMethod& method) {
     const Config config = config_of(method, Precision::kFp64);
     const Outcome one = run(config, {1, 1});
-    for (const Layout layout : {Layout{2, 2}, Layout{4, 2}, Layout{4, 2, 0}, Layout{4, 4}, Layout{8, 4}}) {
+    for (const Layout layout :
+         {Layout{2, 2}, Layout{4, 2}, Layout{4, 2, 0}, Layout{4, 4}, Layout{8, 4}, Layout{2, 2, 1, kAllToAll},
+          Layout{4, 4, 0, kAllToAll}, Layout{8, 4, 1, kAllToAll}}) {
       if (blocks_of(config) % layout.expert != 0) continue;
-      INFO(layout.ranks << " ranks, " << layout.expert << " share the blocks, zero " << layout.zero);
+      INFO(layout.ranks << " ranks, " << layout.expert << " share the blocks, zero " << layout.zero << ", "
+                        << (layout.dispatch == kAllToAll ? "all_to_all" : "gather"));
       check_same_run(run(config, layout), one, 1e-9);
     }
   });
@@ -154,7 +162,7 @@ TEST_CASE("extra losses on scores of spread blocks train the same weights on eve
       entry["balance"]["type"] = type;
       if (std::string(type) != "bias") entry["balance"]["weight"] = 0.3;
       const Outcome one = run(config, {1, 1});
-      for (const Layout layout : {Layout{2, 2}, Layout{8, 4}}) {
+      for (const Layout layout : {Layout{2, 2}, Layout{8, 4, 1, kAllToAll}}) {
         if (blocks_of(config) % layout.expert == 0) check_same_run(run(config, layout), one, 1e-9);
       }
     }
@@ -179,7 +187,7 @@ TEST_CASE("scores after the activation, of gated cells too, are the same where c
     json["balance"] = parse_json(R"({"type": "switch", "weight": 0.3})", "balance", ExitCode::kUsage);
     config.model.sparse_ffn = Json::Array{json};
     const Outcome one = run(config, {1, 1});
-    for (const Layout layout : {Layout{2, 2}, Layout{8, 4}, Layout{8, 8}}) {
+    for (const Layout layout : {Layout{2, 2}, Layout{8, 4}, Layout{8, 8}, Layout{8, 8, 1, kAllToAll}}) {
       check_same_run(run(config, layout), one, 1e-9);
     }
   }
@@ -189,9 +197,12 @@ TEST_CASE("scores after the activation, of gated cells too, are the same where c
 TEST_CASE("a run with spread blocks gives the same bits again", "[expert]") {
   for_every_spread_method([](const FfnMethod& method) {
     const Config config = config_of(method, Precision::kFp32);
-    const Outcome first = run(config, {4, 2}), again = run(config, {4, 2});
-    CHECK(first.losses == again.losses);
-    CHECK(first.norms == again.norms);
-    CHECK(first.weights == again.weights);
+    for (const Dispatch dispatch : {Dispatch::kGather, kAllToAll}) {
+      const Layout layout{4, 2, 1, dispatch};
+      const Outcome first = run(config, layout), again = run(config, layout);
+      CHECK(first.losses == again.losses);
+      CHECK(first.norms == again.norms);
+      CHECK(first.weights == again.weights);
+    }
   });
 }
