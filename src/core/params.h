@@ -14,7 +14,7 @@
 
 namespace sffn {
 
-enum class Storage : uint8_t { kMatrix, kVector };        // kVector stays fp32 in bf16 mode (norms, biases, routers)
+enum class Storage : uint8_t { kMatrix, kVector };  // kVector stays fp32 in bf16 mode (norms, biases, routers)
 
 struct Init {
   enum class Kind : uint8_t { kConstant, kNormal, kTruncatedNormal };

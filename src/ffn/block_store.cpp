@@ -22,8 +22,8 @@ BlockStore BlockStore::add(const FfnBuild& build, const BlockShape& shape) {
   if (shape.keys) {
     tables.keys = table("keys.weight", key_width, matrix_init(build.model, key_width));
     if (shape.bias) {
-      tables.key_bias = &params.add(
-          {.name = name + "keys.bias", .shape = {shape.cells}, .storage = Storage::kVector, .held = held});
+      tables.key_bias =
+          &params.add({.name = name + "keys.bias", .shape = {shape.cells}, .storage = Storage::kVector, .held = held});
     }
   }
   if (shape.gated) tables.gate_keys = table("gate_keys.weight", d, matrix_init(build.model, d));

@@ -27,7 +27,7 @@ class CellMethod final : public FfnOptions {
   explicit CellMethod(const CellOptions& options) : options_(options) {}
   FfnCost cost(const ModelConfig&) const override;
   std::unique_ptr<FfnLayer> make(const FfnBuild&) const override;
-  int64_t blocks() const override { return options_.sparse.shape.blocks(); }
+  const BlockShape* block_shape() const override { return &options_.sparse.shape; }
   void resolve(Json& entry, const ModelConfig& model, int64_t tokens, DType dtype) const override {
     options_.sparse.resolve_form(entry, tokens, model.d_model, dtype);
   }

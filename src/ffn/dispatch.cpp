@@ -14,9 +14,7 @@ std::vector<int64_t> equal_counts(const Communicator& ranks, int64_t rows) {
   return std::vector<int64_t>(static_cast<size_t>(ranks.size()), rows);
 }
 
-int64_t total(const std::vector<int64_t>& counts) {
-  return std::accumulate(counts.begin(), counts.end(), int64_t{0});
-}
+int64_t total(const std::vector<int64_t>& counts) { return std::accumulate(counts.begin(), counts.end(), int64_t{0}); }
 
 class GatherTrip final : public TokenTrip {
  public:
@@ -38,9 +36,7 @@ class AllToAllTrip final : public TokenTrip {
   // Its tensors are in ctx.scratch.
   AllToAllTrip(Context& ctx, const ExpertShare& share, const Tensor& blocks, int64_t blocks_of_rank) : R_(share.ranks) {
     const int64_t n = blocks.rows();
-    const auto indices = [&](Shape shape, const char* what) {
-      return ctx.scratch.allocate(shape, DType::kI32, what);
-    };
+    const auto indices = [&](Shape shape, const char* what) { return ctx.scratch.allocate(shape, DType::kI32, what); };
     const Tensor ranks = indices({n, R_}, "ranks of the tokens"), counts = indices({1, R_}, "rows to each rank");
     routing_ = {.order = indices({n * R_}, "order by rank"),
                 .inverse = indices({n * R_}, "row of each rank"),
@@ -122,18 +118,25 @@ void return_expert_rows(Context& ctx, Tensor out, const Tensor& all, const Tenso
   ops::sum_parts(ctx.stream, out, parts, bias);
 }
 
+TokenBytes TokenBytes::forward(int64_t W, int64_t D, int64_t b, bool weighs, int64_t value_bytes) {
+  return {.there = static_cast<double>(W * value_bytes),
+          .back = static_cast<double>(D * value_bytes),
+          .list = static_cast<double>(b * (weighs ? 8 : 4))};
+}
+
+TokenBytes TokenBytes::backward(int64_t W, int64_t D, int64_t b, bool weighs, int64_t value_bytes) {
+  return {.there = static_cast<double>((W + D) * value_bytes),
+          .back = static_cast<double>(W * value_bytes + (weighs ? 4 * b : 0)),
+          .list = static_cast<double>(b * (weighs ? 8 : 4))};
+}
+
 // Of b choices a token's lie on R(1 - (1 - 1/R)^b) ranks, of which one in R is its own.
-DispatchVolume dispatch_volume(int64_t ranks, int64_t chosen, int64_t width_in, int64_t width_out, int64_t value_bytes,
-                               bool weighted) {
+DispatchVolume dispatch_volume(int64_t ranks, int64_t chosen, const TokenBytes& token) {
   const auto R = static_cast<double>(ranks), b = static_cast<double>(chosen);
-  const double list = b * (4 + (weighted ? 4 : 0));
-  const double there = static_cast<double>(width_in * value_bytes), back = static_cast<double>(width_out * value_bytes);
-  const double hit = R * (1 - std::pow(1 - 1 / R, b));
-  DispatchVolume volume;
-  volume.gather = (R - 1) * (there + list + back);
-  volume.all_to_all = hit * (R - 1) / R * (there + list + back);
-  volume.naive = b * (R - 1) / R * (there + back + list / b);
-  return volume;
+  const double away = (R - 1) / R, hit = R * (1 - std::pow(1 - 1 / R, b)), one = token.there + token.back + token.list;
+  return {.gather = (R - 1) * one,
+          .all_to_all = hit * away * one,
+          .naive = b * away * (token.there + token.back) + away * token.list};
 }
 
 Dispatch choose_dispatch(Dispatch wanted, const DispatchVolume& volume, bool is_cuda) {
@@ -143,11 +146,12 @@ Dispatch choose_dispatch(Dispatch wanted, const DispatchVolume& volume, bool is_
 }
 
 template <class Visit>
-void TokenDispatcher::for_each_chunk(Context& ctx, int64_t tokens, const Tensor& x, int64_t width_out,
+void TokenDispatcher::for_each_chunk(Context& ctx, int64_t tokens, const Tensor& x, int64_t width_out, DType dtype,
                                      const Selection& chosen, Visit&& visit) const {
-  const DispatchVolume volume =
-      dispatch_volume(share_.ranks, chosen.kept.cols(), x.defined() ? x.cols() : 0, width_out,
-                      static_cast<int64_t>(size_of(x.defined() ? x.dtype() : DType::kF32)), chosen.weights.defined());
+  const int64_t width_in = x.defined() ? x.cols() : 0;
+  const TokenBytes token = TokenBytes::forward(width_in, width_out, chosen.kept.cols(), chosen.weights.defined(),
+                                               static_cast<int64_t>(size_of(dtype)));
+  const DispatchVolume volume = dispatch_volume(share_.ranks, chosen.kept.cols(), token);
   const Dispatch dispatch = choose_dispatch(share_.dispatch, volume, ctx.stream.is_cuda());
   for (int64_t first = 0; first < tokens; first += share_.chunk) {
     const ArenaScope scope(ctx.scratch);
@@ -176,7 +180,7 @@ void TokenDispatcher::forward(Context& ctx, Tensor y, const Tensor& bias, const 
     compute(y_here, arrived);
     trip.give_back(ctx, y.slice(first, count), y_here, bias);
   };
-  for_each_chunk(ctx, y.rows(), x, y.cols(), chosen, visit);
+  for_each_chunk(ctx, y.rows(), x, y.cols(), y.dtype(), chosen, visit);
 }
 
 void TokenDispatcher::backward(Context& ctx, Tensor dx, Tensor dweights, const Tensor& dy, const Tensor& x,
@@ -193,7 +197,7 @@ void TokenDispatcher::backward(Context& ctx, Tensor dx, Tensor dweights, const T
     if (dx.defined()) trip.give_back(ctx, dx.slice(first, count), dx_here, Tensor());
     if (dweights.defined()) trip.give_back(ctx, dweights.slice(first, count), dweights_here, Tensor());
   };
-  for_each_chunk(ctx, dy.rows(), x, dy.cols(), chosen, visit);
+  for_each_chunk(ctx, dy.rows(), x, dy.cols(), dy.dtype(), chosen, visit);
 }
 
 }  // namespace sffn

@@ -39,13 +39,22 @@ void return_expert_rows(Context&, Tensor out, const Tensor& all, const Tensor& b
 // recv and send [R, …]: part r of send goes to rank r, part r of recv comes from it.
 void exchange_expert_parts(Context&, Tensor recv, const Tensor& send);
 
-// What one token of a layer sends forward, in bytes, on average over uniform choices: to be compared and planned with.
+// Bytes of one token on its way to one rank and back.
+struct TokenBytes {
+  double there = 0, back = 0;
+  double list = 0;  // of its choices, which goes there as well
+
+  // y = product(x) of rows [W] -> [D] of `value_bytes` an element, with a list of b blocks, and weights of 4 bytes.
+  static TokenBytes forward(int64_t W, int64_t D, int64_t b, bool weighs, int64_t value_bytes);
+  // Its backward pass, to which x is brought again.
+  static TokenBytes backward(int64_t W, int64_t D, int64_t b, bool weighs, int64_t value_bytes);
+};
+// Bytes that a rank sends for one of its tokens, and for what others sent it, on average over uniform choices.
 struct DispatchVolume {
   double gather = 0, all_to_all = 0;
   double naive = 0;  // a copy of the token for every choice
 };
-DispatchVolume dispatch_volume(int64_t ranks, int64_t chosen, int64_t width_in, int64_t width_out, int64_t value_bytes,
-                               bool weighted);
+DispatchVolume dispatch_volume(int64_t ranks, int64_t chosen, const TokenBytes&);
 // kAuto: all_to_all where it sends a tenth less, and the device can wait for counts.
 Dispatch choose_dispatch(Dispatch wanted, const DispatchVolume& volume, bool is_cuda);
 
@@ -82,7 +91,7 @@ class TokenDispatcher {
  private:
   // visit(trip, arrived, first, count) inside a scope of scratch; every rank makes the same visits.
   template <class Visit>
-  void for_each_chunk(Context&, int64_t tokens, const Tensor& x, int64_t width_out, const Selection&,
+  void for_each_chunk(Context&, int64_t tokens, const Tensor& x, int64_t width_out, DType, const Selection&,
                       Visit&& visit) const;
 
   ExpertShare share_;

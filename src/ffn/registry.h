@@ -5,6 +5,7 @@
 #include "config/reader.h"
 #include "config/schema.h"
 #include "core/params.h"
+#include "ffn/block_store.h"
 #include "ffn/dispatch.h"
 #include "ffn/ffn.h"
 
@@ -31,8 +32,9 @@ class FfnOptions {
   virtual ~FfnOptions() = default;
   virtual FfnCost cost(const ModelConfig&) const = 0;
   virtual std::unique_ptr<FfnLayer> make(const FfnBuild&) const = 0;
-  // Blocks that expert ranks may share; 0: the method has none that tokens choose.
-  virtual int64_t blocks() const { return 0; }
+  // Of the blocks that tokens choose, which expert ranks may share; nullptr: the method has none.
+  virtual const BlockShape* block_shape() const { return nullptr; }
+  virtual bool weighs_blocks() const { return false; }  // whether an output is multiplied by a weight
   // Sets what depends on the run in a resolved entry: `tokens` of a micro-batch, in activations of `dtype`.
   virtual void resolve(Json& /*entry*/, const ModelConfig&, int64_t /*tokens*/, DType /*dtype*/) const {}
 };

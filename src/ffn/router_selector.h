@@ -80,6 +80,7 @@ class RouterMethod final : public SparseMethod {
  public:
   RouterMethod(const SparseOptions& sparse, const RouterOptions& router) : SparseMethod(sparse), router_(router) {}
   FfnCost selector_cost(const ModelConfig&) const override;
+  bool weighs_blocks() const override { return true; }
   std::unique_ptr<Selector> make_selector(const FfnBuild&, const BlockStore&) const override;
 
  private:

@@ -39,7 +39,7 @@ class SparseMethod : public FfnOptions {
   explicit SparseMethod(const SparseOptions& sparse) : sparse_(sparse) {}
   FfnCost cost(const ModelConfig&) const final;
   std::unique_ptr<FfnLayer> make(const FfnBuild&) const final;
-  int64_t blocks() const final { return sparse_.shape.blocks(); }
+  const BlockShape* block_shape() const final { return &sparse_.shape; }
   void resolve(Json& entry, const ModelConfig& model, int64_t tokens, DType dtype) const final {
     sparse_.resolve_form(entry, tokens, model.d_model, dtype);
   }

@@ -123,7 +123,8 @@ void initialise_store(Stream& stream, ParamStore& store, uint64_t seed) {
 void check_share(const std::vector<FfnEntry>& ffn, int64_t ranks) {
   bool any = false;
   for (size_t layer = 0; layer < ffn.size(); ++layer) {
-    const int64_t blocks = ffn[layer].options->blocks();
+    const BlockShape* shape = ffn[layer].options->block_shape();
+    const int64_t blocks = shape == nullptr ? 0 : shape->blocks();
     any = any || blocks > 0;
     if (blocks == 0 && ffn[layer].type != "dense") {
       throw UsageError("parallel.expert", cat("is ", ranks, ", but ", ffn[layer].type, " of layer ", layer,
@@ -136,7 +137,8 @@ void check_share(const std::vector<FfnEntry>& ffn, int64_t ranks) {
     }
   }
   if (!any) {
-    throw UsageError("parallel.expert", cat("is ", ranks, ", but no layer has blocks that tokens choose; 1 is expected"));
+    throw UsageError("parallel.expert",
+                     cat("is ", ranks, ", but no layer has blocks that tokens choose; 1 is expected"));
   }
 }
 

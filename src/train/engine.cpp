@@ -228,7 +228,7 @@ void Engine::accumulate_gradients(int64_t step, const BatchOf& batch_of, const P
     const int64_t first_sequence = leaf * config_.train.micro_batch;
     progress("data");
     const Batch batch = batch_of(first_sequence, config_.train.micro_batch);
-    progress("forward and backward");
+    progress(kPass);
     batch_.send(stream_, batch, {static_cast<int32_t>(step), static_cast<int32_t>(first_sequence)});
     for (const ParameterGroup& group : groups_) group.params->use_gradients(group.fold->next(stream_));
     if (reads_counts_) {
@@ -253,7 +253,8 @@ void Engine::exchange() {
     const FlatRange range = group.optimizer->range();
     const Tensor grad = group.own_gradient();
     tree_reduce_scatter(stream, *group.replicas, scratch_, *group.tree, grad, group.fold->partials(), group.ranges);
-    const Tensor squares = group.holders == nullptr ? group.squares : own(*group.holders, group.squares, group.chunk_counts);
+    const Tensor squares =
+        group.holders == nullptr ? group.squares : own(*group.holders, group.squares, group.chunk_counts);
     chunk_square_sums(stream, squares.view({chunk_count(*group.params, range)}), *group.params, range, grad);
     if (group.holders != nullptr) gather(*group.holders, group.squares, group.chunk_counts);
   }

@@ -55,8 +55,8 @@ class Engine {
   // What each rank may say with a step, Σ over the ranks of which comes back with its numbers.
   static constexpr int64_t kFlags = 8;
   using Flags = std::array<double, kFlags>;
-  // The phases in which ranks wait for one another.
-  static constexpr std::string_view kGradientExchange = "gradient exchange", kWeightExchange = "weight exchange";
+  static constexpr std::string_view kPass = "forward and backward", kGradientExchange = "gradient exchange",
+                                    kWeightExchange = "weight exchange";
 
   // Parameters that the same ranks hold: all of a model's, or those on every rank, and tables of blocks that are spread
   // over expert ranks. Each kind has flat ranges, a sum over its own micro-batches and an optimizer of its own.
@@ -96,6 +96,10 @@ class Engine {
   int depth() const { return runtime_.is_asynchronous() ? 2 : 1; }
   // start and finish
   StepNumbers step(int64_t step, const BatchOf& batch_of, double learning_rate, const Progress& progress);
+  // Whether ranks wait for one another in this phase of a step.
+  bool waits_in(std::string_view phase) const {
+    return phase == kGradientExchange || phase == kWeightExchange || (phase == kPass && groups_.size() > 1);
+  }
   // Forward only, in evaluation mode: -log p of each token [B·T].
   std::vector<float> evaluate(const Batch& batch);
 

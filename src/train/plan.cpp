@@ -1,5 +1,6 @@
 #include "train/plan.h"
 
+#include "ffn/registry.h"
 #include "model/flops.h"
 #include "train/device_peaks.h"
 #include "train/engine.h"
@@ -56,6 +57,44 @@ Json memory_json(const Measurement& measured, const DevicePeaks* peaks) {
   return json;
 }
 
+// What this rank sends in a step for one layer whose blocks are spread, by each way to get tokens there: x there and y
+// back; x and dy there and dx back.
+Json dispatch_json(const Config& config, const FfnOptions& options, int64_t tokens, bool is_cpu) {
+  const BlockShape& shape = *options.block_shape();
+  const int64_t d = config.model.d_model, b = shape.per_token, R = config.parallel.expert;
+  const int64_t W = shape.keys ? shape.key_width(d) : 0;
+  const auto bytes = static_cast<int64_t>(size_of(config.dtype()));
+  const TokenBytes there = TokenBytes::forward(W, d, b, options.weighs_blocks(), bytes);
+  const DispatchVolume forward = dispatch_volume(R, b, there);
+  const DispatchVolume backward =
+      dispatch_volume(R, b, TokenBytes::backward(W, d, b, options.weighs_blocks(), bytes));
+  const double passes = config.train.recompute == Recompute::kBlock ? 2 : 1;  // forward
+  const auto in_step = [&](double DispatchVolume::*way) {
+    return static_cast<double>(tokens) * (passes * forward.*way + backward.*way);
+  };
+  Json json;
+  json["blocks"] = shape.blocks();
+  json["dispatch"] = choose_dispatch(config.parallel.dispatch, forward, !is_cpu) == Dispatch::kGather
+                         ? "gather"
+                         : "all_to_all";
+  json["gather_bytes_per_step"] = in_step(&DispatchVolume::gather);
+  json["all_to_all_bytes_per_step"] = in_step(&DispatchVolume::all_to_all);
+  json["naive_bytes_per_step"] = in_step(&DispatchVolume::naive);
+  return json;
+}
+
+// By layer; none where every rank holds all blocks.
+Json dispatch_of_layers(const Config& config, int64_t tokens, bool is_cpu) {
+  Json layers = Json::object();
+  if (config.parallel.expert == 1) return layers;
+  const std::vector<FfnEntry> ffn = resolve_ffn(config.model, "config");
+  for (size_t layer = 0; layer < ffn.size(); ++layer) {
+    const FfnOptions& options = *ffn[layer].options;
+    if (options.block_shape() != nullptr) layers[cat(layer)] = dispatch_json(config, options, tokens, is_cpu);
+  }
+  return layers;
+}
+
 Json communication_json(const Measurement& measured) {
   Json json;
   json["gradient_bytes_per_step"] = measured.traffic.all_to_all;
@@ -106,6 +145,7 @@ Json plan_run(const Config& config, int ranks, const std::string& device) {
   plan["flops"] = flops_json(config, measured, tokens);
   plan["memory"] = memory_json(measured, peaks);
   plan["communication"] = communication_json(measured);
+  plan["dispatch"] = dispatch_of_layers(config, tokens, peaks == nullptr);
   plan["step_ms"] = step_json(config, measured, peaks, ranks);
   return plan;
 }
@@ -167,6 +207,16 @@ std::string plan_table(const Json& plan) {
                                : cat(" (of ", with_unit(memory.find("device")->as_double(), Unit::kBytes), ")");
   section(cat("memory of rank 0", most).c_str(), *memory.find("per_rank"), Unit::kBytes);
   section("sent by rank 0", *plan.find("communication"), Unit::kBytes);
+  for (const Json::Member& layer : plan.find("dispatch")->as_object()) {
+    const std::string title = cat("layer ", layer.key, ": ", layer.value.find("blocks")->as_int(),
+                                  " blocks over the expert ranks by ", layer.value.find("dispatch")->as_string(),
+                                  "; rank 0 would send by");
+    Json ways;
+    for (const char* way : {"gather", "all_to_all", "naive"}) {
+      ways[way] = *layer.value.find(cat(way, "_bytes_per_step"));
+    }
+    section(title.c_str(), ways, Unit::kBytes);
+  }
   section("time of a step at the device's peaks", *plan.find("step_ms"), Unit::kMilliseconds);
   return table;
 }

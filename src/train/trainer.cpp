@@ -55,11 +55,7 @@ std::string nan_scores(const Json& ffn) {
 class Run {
  public:
   Run(Config config, const TrainOptions& options, Communicator& world, DeviceRuntime& runtime, const Beat& beat)
-      : config_(std::move(config)),
-        options_(options),
-        world_(world),
-        runtime_(runtime),
-        beat_(beat) {}
+      : config_(std::move(config)), options_(options), world_(world), runtime_(runtime), beat_(beat) {}
 
   RunEnd train();
 
@@ -169,9 +165,7 @@ void Run::build() {
   groups_.emplace(world_, config_.parallel.expert);
   const Parallel parallel{
       .world = &world_, .data = &world_, .expert = &groups_->expert(), .replicas = &groups_->replicas()};
-  together(world_, [&] {
-    engine_ = std::make_unique<Engine>(config_, parallel, runtime_, plan.arenas);
-  });
+  together(world_, [&] { engine_ = std::make_unique<Engine>(config_, parallel, runtime_, plan.arenas); });
   const FlopCount flops = count_flops(config_.model);
   train_flops_per_token_ = flops.train_per_token;
   log::info("model: ", count_parameters(config_.model).total, " parameters, ",
@@ -253,7 +247,7 @@ void Run::start_step() {
   int64_t item = 0;
   const auto batch_of = [&](int64_t first, int64_t count) { return data_->sequences(step - 1, first, count); };
   const auto progress = [&](std::string_view phase) {
-    beat_({step, phase, ++item, phase == Engine::kGradientExchange || phase == Engine::kWeightExchange});
+    beat_({step, phase, ++item, engine_->waits_in(phase)});
     fault_point(phase, step);
   };
   engine_->start(step, batch_of, learning_rate(config_.optimizer, config_.train.steps, step), take_requests(),

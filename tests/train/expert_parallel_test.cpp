@@ -1,49 +1,14 @@
 // Blocks spread over ranks change no number: every method that has blocks, on every layout of ranks.
-#include "comm/groups.h"
 #include "comm/threads.h"
-#include "ffn/method_model.h"
-#include "support/error_of.h"
-#include "train/engine.h"
+#include "train/expert_case.h"
 
 #include <map>
 #include <mutex>
-#include <set>
 
 using namespace sffn;
 using namespace sffn::test;
 
 namespace {
-
-constexpr int64_t kContext = 6, kSequences = 8;
-
-struct Layout {
-  int ranks, expert;
-  int64_t zero = 1;
-  Dispatch dispatch = Dispatch::kGather;
-};
-constexpr Dispatch kAllToAll = Dispatch::kAllToAll;
-
-Config config_of(const FfnMethod& method, Precision precision) {
-  Config config = model_of(method, precision);
-  config.model.context = kContext;
-  config.train.micro_batch = 1;
-  config.train.tokens_per_step = kSequences * kContext;
-  config.optimizer.clip = 0.05;  // every step is clipped, so a wrong norm shows in the weights
-  config.parallel.expert_chunk = 4;
-  return config;
-}
-
-int64_t blocks_of(const Config& config) { return resolve_ffn(config.model, "test")[1].options->blocks(); }
-
-// All tokens of step 3 are alike, so that one block of a hash method gets every token, and other ranks get none.
-Batch batch_of(const Config& config, int64_t step, int64_t first, int64_t count) {
-  Batch all = random_batch(kSequences, kContext, config.model.vocab_size, static_cast<uint64_t>(step));
-  if (step == 3) std::fill(all.inputs.begin(), all.inputs.end(), 7);
-  Batch part = make_batch(count, kContext);
-  std::copy_n(all.inputs.begin() + first * kContext, count * kContext, part.inputs.begin());
-  std::copy_n(all.targets.begin() + first * kContext, count * kContext, part.targets.begin());
-  return part;
-}
 
 struct Outcome {
   std::vector<double> losses, norms, nll;
@@ -65,23 +30,17 @@ void collect_weights(Engine& engine, std::map<std::string, std::vector<double>>&
 }
 
 Outcome run(Config config, const Layout& layout) {
-  config.parallel.expert = layout.expert;
-  config.parallel.zero = layout.zero;
-  config.parallel.dispatch = layout.dispatch;
+  layout.apply(config);
   std::vector<Outcome> outcomes(static_cast<size_t>(layout.ranks));
   std::mutex guard;
   Outcome together;
   run_threads(layout.ranks, [&](Communicator& world) {
     RankGroups groups(world, layout.expert);
-    const Parallel parallel{
-        .world = &world, .data = &world, .expert = &groups.expert(), .replicas = &groups.replicas()};
-    Engine engine(config, parallel, cpu_runtime(), Engine::measure(config, world.rank(), world.size()).arenas);
+    Engine engine(config, parallel_of(world, groups), cpu_runtime(), arenas_of(config, world));
     engine.initialise();
     Outcome& mine = outcomes[static_cast<size_t>(world.rank())];
     for (int64_t step = 1; step <= 3; ++step) {
-      const StepNumbers numbers = engine.step(
-          step, [&](int64_t first, int64_t count) { return batch_of(config, step, first, count); }, 1e-2,
-          [](std::string_view) {});
+      const StepNumbers numbers = run_step(engine, step);
       mine.losses.push_back(numbers.loss);
       mine.norms.push_back(numbers.gradient_norm);
       mine.statistics.push_back(numbers.block_load.dump());
@@ -139,9 +98,8 @@ TEST_CASE("every method with blocks gives the same losses, norms, statistics and
   for_every_spread_method([](const FfnMethod& method) {
     const Config config = config_of(method, Precision::kFp64);
     const Outcome one = run(config, {1, 1});
-    for (const Layout layout :
-         {Layout{2, 2}, Layout{4, 2}, Layout{4, 2, 0}, Layout{4, 4}, Layout{8, 4}, Layout{2, 2, 1, kAllToAll},
-          Layout{4, 4, 0, kAllToAll}, Layout{8, 4, 1, kAllToAll}}) {
+    for (const Layout layout : {Layout{2, 2}, Layout{4, 2}, Layout{4, 2, 0}, Layout{4, 4}, Layout{8, 4},
+                                Layout{2, 2, 1, kAllToAll}, Layout{4, 4, 0, kAllToAll}, Layout{8, 4, 1, kAllToAll}}) {
       if (blocks_of(config) % layout.expert != 0) continue;
       INFO(layout.ranks << " ranks, " << layout.expert << " share the blocks, zero " << layout.zero << ", "
                         << (layout.dispatch == kAllToAll ? "all_to_all" : "gather"));

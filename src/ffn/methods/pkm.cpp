@@ -26,6 +26,7 @@ class Pkm final : public SparseMethod {
  public:
   Pkm(const SparseOptions& sparse, const ProductKeyOptions& keys) : SparseMethod(sparse), keys_(keys) {}
 
+  bool weighs_blocks() const override { return true; }
   FfnCost selector_cost(const ModelConfig& model) const override { return product_key_cost(model, keys_); }
   std::unique_ptr<Selector> make_selector(const FfnBuild& build, const BlockStore&) const override {
     return std::make_unique<ProductKeySelector>(build, keys_, shape().per_token);
