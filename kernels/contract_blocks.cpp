@@ -29,18 +29,35 @@ void count_block_product(Stream& stream, const Sizes& s, int64_t D) {
   stream.counter().matmul_flops += 2.0 * static_cast<double>(s.P) * static_cast<double>(s.G) * static_cast<double>(D);
 }
 
+// The inputs of a product x·W_blockᵀ + bias_block.
+Sizes check_projection(const Call& call, const Tensor& x, const Tensor& w, const Tensor& bias,
+                       const BlockRouting& routing) {
+  const auto [N, D] = call.matrix("x", x);
+  const int64_t M = call.rows("w", w);
+  call.exact("w", w, x.dtype(), {M, D});
+  const Sizes s = check_routing(call, routing, N, "w", M);
+  call.exact_or_absent("bias", bias, accumulate_type(x.dtype()), {M});
+  return s;
+}
+
 }  // namespace
 
 void block_project(Stream& stream, Tensor z, const Tensor& x, const Tensor& w, const Tensor& bias,
                    const BlockRouting& routing) {
   const Call call(stream, __func__);
-  const auto [N, D] = call.matrix("x", x);
-  const int64_t M = call.rows("w", w);
-  call.exact("w", w, x.dtype(), {M, D});
-  const Sizes s = check_routing(call, routing, N, "w", M);
+  const Sizes s = check_projection(call, x, w, bias, routing);
   call.exact("z", z, x.dtype(), {s.P, s.G});
-  call.exact_or_absent("bias", bias, accumulate_type(x.dtype()), {M});
-  count_block_product(stream, s, D);
+  count_block_product(stream, s, x.cols());
+}
+
+void block_project_activation(Stream& stream, Tensor h, Tensor z, const Tensor& x, const Tensor& w, const Tensor& bias,
+                              const Tensor& gate, const BlockRouting& routing, Activation) {
+  const Call call(stream, __func__);
+  const Sizes s = check_projection(call, x, w, bias, routing);
+  call.exact("h", h, x.dtype(), {s.P, s.G});
+  call.exact("z", z, x.dtype(), {s.P, s.G});
+  call.exact_or_absent("gate", gate, x.dtype(), {s.P, s.G});
+  count_block_product(stream, s, x.cols());
 }
 
 void block_combine(Stream& stream, Tensor y, const Tensor& h, const Tensor& weights, const Tensor& w,

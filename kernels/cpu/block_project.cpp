@@ -162,4 +162,10 @@ void block_project(Stream&, Tensor z, const Tensor& x, const Tensor& w, const Te
   });
 }
 
+void block_project_activation(Stream& stream, Tensor h, Tensor z, const Tensor& x, const Tensor& w, const Tensor& bias,
+                              const Tensor& gate, const BlockRouting& routing, Activation f) {
+  block_project(stream, z, x, w, bias, routing);
+  activation_forward(stream, h, z, gate, f);
+}
+
 }  // namespace sffn::cpu

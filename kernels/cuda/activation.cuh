@@ -1,5 +1,7 @@
-// f(z) and f'(z) of the activations, in float.
+// f(z) and f'(z) of the activations, in float. No products hide what value() takes at their end: of gelu and silu it is
+// one power and one reciprocal.
 #pragma once
+#include "kernels/cuda/exp2.cuh"
 #include "kernels/types.h"
 
 #include <cuda_runtime.h>
@@ -21,8 +23,11 @@ struct Relu {
 struct Gelu {
   static constexpr float kTwoSlope = 1.59576912f;  // 2√(2/π)
   static constexpr float kCubic = 0.044715f;
+  static constexpr float kExponent = -2.30220819f;  // -2√(2/π)·log2(e)
   static __device__ float twice_u(float z) { return kTwoSlope * z * fmaf(kCubic * z, z, 1.0f); }
-  static __device__ float value(float z) { return z / (1.0f + expf(-twice_u(z))); }
+  static __device__ float value(float z) {
+    return z * reciprocal_fast(1.0f + exp2_fast(kExponent * z * fmaf(kCubic * z, z, 1.0f)));
+  }
   static __device__ ValueAndSlope both(float z) {
     const float exponent = -twice_u(z);
     const float e = expf(exponent > 88.0f ? 88.0f : exponent);
@@ -43,7 +48,8 @@ struct GeluErf {
     const float square = a * a;
     const float rounding = fmaf(a, a, -square);  // e^(-a²/2) needs a² beyond float
     const float gauss = expf(-0.5f * square) * (1.0f - 0.5f * rounding);
-    const float t = 1.0f / fmaf(0.24f, a, 1.0f);
+    const float d = fmaf(0.24f, a, 1.0f), close = reciprocal_fast(d);
+    const float t = fmaf(close, fmaf(-d, close, 1.0f), close);
     float h = 2.54010162e-2f;
     h = fmaf(h, t, -1.23965239e-1f);
     h = fmaf(h, t, 2.03910975e-1f);
@@ -65,7 +71,7 @@ struct GeluErf {
 };
 
 struct Silu {
-  static __device__ float value(float z) { return z / (1.0f + expf(-z)); }
+  static __device__ float value(float z) { return z * reciprocal_fast(1.0f + exp_fast(-z)); }
   static __device__ ValueAndSlope both(float z) {
     const float e = expf(z < -88.0f ? 88.0f : -z);
     const float s = 1.0f / (1.0f + e);

@@ -101,7 +101,8 @@ __device__ __forceinline__ void write_products(const Products& p, const Fragment
       SFFN_UNROLL for (int i = 0; i < 4; ++i) {
         word[i] = rounded_pair(sum[j + i].at[2 * half], sum[j + i].at[2 * half + 1]);
       }
-      write_words<true>(row, word, column + 8 * j, p.end);
+      exchange_words<true>(word);
+      store_words<true>(row, word, column + 8 * j, p.end);
     }
   }
 }

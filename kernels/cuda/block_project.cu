@@ -1,11 +1,13 @@
-// z[p] = x[token of p]·W_iᵀ + bias_i for the sorted rows p of block i, 0 in unused rows
-//                                                         z [P,G]  x [N,D]  W [M,D] f32 or bf16  bias [M] f32
+// z[p] = x[token of p]·W_iᵀ + bias_i for the sorted rows p of block i, 0 in unused rows; and with an activation
+// h = f(z), or h = f(gate) ⊙ z, of z as it is stored, before the thread that has it lets it go
+//                                                h, z, gate [P,G]  x [N,D]  W [M,D] f32 or bf16  bias [M] f32
 // A block of threads takes a tile of rows and some of the cells of their block, and gathers rows of x through
 // routing.order. The parts of the cells of one tile of rows are neighbours, so that they meet in L2.
 // Any type and size: 64 rows and 64 cells by fp32 multiply-adds (block_rows.cuh).
 // bf16 of 16 cells and more whose rows are whole 16 bytes: tensor cores, 128 rows and 16 to 128 cells, 64 elements of D
 // at a time, three stages of asynchronous copies; a warp has up to 64 × 32 results. Tiles come in segments of tokens
 // whose rows of x stay in L2 (row_tiles.cuh). On sm_90a, from 33 cells on: block_product.cuh.
+#include "kernels/cuda/activation.cuh"
 #include "kernels/cuda/block_product.cuh"
 #include "kernels/cuda/block_rows.cuh"
 #include "kernels/cuda/float_tile.cuh"
@@ -24,26 +26,44 @@ namespace {
 constexpr int kRows = kTileRows, kStages = 3, kClearThreads = 256;
 constexpr int kLeastCells = 16;  // of a block, on tensor cores
 
+struct NoActivation {};  // in place of an activation's functions: there is no h
+template <class F>
+inline constexpr bool kActivates = !std::is_same_v<F, NoActivation>;
+
 template <class T>
 struct Projection {
-  T* z;
+  T *h, *z;  // one of them may be null
   const T *x, *w;
   const float* bias;
+  const T* gate;  // null: none
   BlockRows rows;
   TileList list;
   int G, D, parts, part;  // parts of the cells of a block, cells of one
-  bool packs;             // rows of z and of bias are whole 16 bytes
+  bool packs;             // rows of h, z, gate and bias are whole 16 bytes
 };
 
 template <class T>
-__global__ void clear_unused_kernel(T* z, const int32_t* used, int64_t rows, int64_t G) {
+__global__ void clear_unused_kernel(T* h, T* z, const int32_t* used, int64_t rows, int64_t G) {
   const int64_t step = int64_t{gridDim.x} * kClearThreads;
   for (int64_t e = *used * G + int64_t{blockIdx.x} * kClearThreads + threadIdx.x; e < rows * G; e += step) {
-    store(z[e], 0.0f);
+    if (h != nullptr) store(h[e], 0.0f);
+    if (z != nullptr) store(z[e], 0.0f);
   }
 }
 
-template <class T>
+template <class F, class T>
+__device__ __forceinline__ void write_sum(const Projection<T>& p, int64_t e, float sum) {
+  T z;
+  store(z, sum);
+  if (p.z != nullptr) p.z[e] = z;
+  if constexpr (kActivates<F>) {
+    const bool gated = p.gate != nullptr;
+    const float f = F::value(to_float(gated ? p.gate[e] : z));
+    store(p.h[e], gated ? f * to_float(z) : f);
+  }
+}
+
+template <class F, class T>
 __global__ void __launch_bounds__(kTileThreads) project_kernel(Projection<T> p, int64_t pairs) {
   __shared__ FloatTile tile;
   __shared__ int32_t token[kTile];
@@ -67,7 +87,7 @@ __global__ void __launch_bounds__(kTileThreads) project_kernel(Projection<T> p, 
       const int row = tile_row(r), j = tile_column(c);
       if (row >= count || j >= cells) continue;
       const float bias = p.bias != nullptr ? p.bias[m + j] : 0.0f;
-      store(p.z[(rows.first + row) * G + cell + j], sum[r][c] + bias);
+      write_sum<F>(p, (rows.first + row) * G + cell + j, sum[r][c] + bias);
     }
   }
 }
@@ -123,38 +143,59 @@ __device__ __forceinline__ float2 bias_of_pair(const float* bias, int c, int G) 
   return make_float2(bias[c], c + 1 < G ? bias[c + 1] : 0.0f);
 }
 
-// z = sums + bias at the tile's 16 rows from `row` on and cells from `cell` on. Four fragments, 32 cells, leave at once
-// where rows of z allow it: 16 bytes a lane.
-template <bool kPacks, int kN>
+// z becomes f(z), or f(gate)·z, pair by pair
+template <class F, int kWords>
+__device__ __forceinline__ void activate(uint32_t (&z)[kWords], const uint32_t (&gate)[kWords], bool gated) {
+  SFFN_UNROLL for (int i = 0; i < kWords; ++i) {
+    const uint32_t of = gated ? gate[i] : z[i];
+    const float low = F::value(low_of(of)), high = F::value(high_of(of));
+    z[i] = gated ? rounded_pair(low * low_of(z[i]), high * high_of(z[i])) : rounded_pair(low, high);
+  }
+}
+
+// z = sums + bias, and h, at the tile's 16 rows from `row` on and cells from `cell` on. Four fragments, 32 cells, leave
+// at once where their rows allow it: 16 bytes a lane.
+template <bool kPacks, class F, int kN>
 __device__ __forceinline__ void write_sums_as(const Projection<bfloat16>& p, const FragmentC (&sum)[kN],
                                               const RowTile& tile, int row, int cell) {
   constexpr int kAtOnce = kN < 4 ? kN : 4;
   const int g = lane_of_warp() / 4, t = lane_of_warp() % 4;
   const float* bias = p.bias != nullptr ? p.bias + tile.block * p.G : nullptr;
-  bfloat16* z[2];
+  const bfloat16* gate[2];
+  bfloat16 *z[2], *h[2];
   SFFN_UNROLL for (int half = 0; half < 2; ++half) {
     const int64_t to = tile.first + row + 8 * half + g;
-    z[half] = to < tile.last ? p.z + to * p.G : nullptr;
+    const auto row_of = [&](auto* of) { return of != nullptr && to < tile.last ? of + to * p.G : nullptr; };
+    gate[half] = row_of(p.gate), z[half] = row_of(p.z), h[half] = row_of(p.h);
   }
   SFFN_UNROLL for (int j = 0; j < kN; j += kAtOnce) {
     const int first = cell + 8 * j;
     float2 added[kAtOnce];
     SFFN_UNROLL for (int i = 0; i < kAtOnce; ++i) { added[i] = bias_of_pair<kPacks>(bias, first + 8 * i + 2 * t, p.G); }
+    uint32_t gates[2][kAtOnce];
+    if constexpr (kActivates<F>) {
+      SFFN_UNROLL for (int half = 0; half < 2; ++half) load_words<kPacks>(gates[half], gate[half], first, p.G);
+    }
     SFFN_UNROLL for (int half = 0; half < 2; ++half) {
       uint32_t word[kAtOnce];
       SFFN_UNROLL for (int i = 0; i < kAtOnce; ++i) {
         const float* at = sum[j + i].at + half * 2;
         word[i] = rounded_pair(at[0] + added[i].x, at[1] + added[i].y);
       }
-      write_words<kPacks>(z[half], word, first, p.G);
+      exchange_words<kPacks>(word);
+      store_words<kPacks>(z[half], word, first, p.G);
+      if constexpr (kActivates<F>) {
+        activate<F>(word, gates[half], p.gate != nullptr);
+        store_words<kPacks>(h[half], word, first, p.G);
+      }
     }
   }
 }
 
-template <int kN>
+template <class F, int kN>
 __device__ __forceinline__ void write_sums(const Projection<bfloat16>& p, const FragmentC (&sum)[kN],
                                            const RowTile& tile, int row, int cell) {
-  p.packs ? write_sums_as<true>(p, sum, tile, row, cell) : write_sums_as<false>(p, sum, tile, row, cell);
+  p.packs ? write_sums_as<true, F>(p, sum, tile, row, cell) : write_sums_as<false, F>(p, sum, tile, row, cell);
 }
 
 // token[r] of row r; -1 behind the last
@@ -165,7 +206,7 @@ __device__ __forceinline__ void read_tokens(int32_t (&token)[kRows], const Block
   __syncthreads();
 }
 
-template <int kCells>
+template <int kCells, class F>
 __global__ void __launch_bounds__(Cut<kCells>::kThreads, kCells == 128 ? 2 : 3)
     project_on_tensor_cores_kernel(Projection<bfloat16> p) {
   using C = Cut<kCells>;
@@ -190,19 +231,19 @@ __global__ void __launch_bounds__(Cut<kCells>::kThreads, kCells == 128 ? 2 : 3)
         if (useful) add_stage(sum, stages[stage].x, stages[stage].w, row, column);
       });
   if (!useful) return;
-  SFFN_UNROLL for (int i = 0; i < C::kWarpRows / 16; ++i) write_sums(p, sum[i], tile, row + 16 * i, cell + column);
+  SFFN_UNROLL for (int i = 0; i < C::kWarpRows / 16; ++i) write_sums<F>(p, sum[i], tile, row + 16 * i, cell + column);
 }
 
-template <int kCells>
+template <int kCells, class F>
 void project_on_tensor_cores(Stream& stream, Projection<bfloat16>& p, const Work& work) {
   p.part = kCells, p.parts = (p.G + kCells - 1) / kCells;
-  launch(stream, project_on_tensor_cores_kernel<kCells>,
+  launch(stream, project_on_tensor_cores_kernel<kCells, F>,
          {static_cast<unsigned>(p.list.slots() * p.parts), Cut<kCells>::kThreads,
           kStages * sizeof(Stage<kCells>) + kPanelAlignment},
          work, p);
 }
 
-template <int kCells>
+template <int kCells, class F>
 __global__ void __launch_bounds__(GroupProduct<kCells>::kThreads, GroupProduct<kCells>::kBlocks)
     project_on_warpgroups_kernel(Projection<bfloat16> p, BlockProduct product) {
 #if SFFN_WGMMA
@@ -210,13 +251,14 @@ __global__ void __launch_bounds__(GroupProduct<kCells>::kThreads, GroupProduct<k
   multiply_units<false, kCells>(
       product, token_of, [](const ProductUnit&) { return 0; },
       [&](const ProductUnit& unit, int, const FragmentC(&sum)[kCells / 8]) {
-        write_sums(p, sum, unit.tile, static_cast<int>(threadIdx.x) / 32 * 16, unit.column);
+        write_sums<F>(p, sum, unit.tile, static_cast<int>(threadIdx.x) / 32 * 16, unit.column);
       });
 #else
   __trap();  // the host asks for it where it is compiled
 #endif
 }
 
+template <class F>
 void project_on_warpgroups(Stream& stream, const Projection<bfloat16>& p, const Work& work) {
   const BlockProduct product{.left = p.x,
                              .w = p.w,
@@ -229,60 +271,78 @@ void project_on_warpgroups(Stream& stream, const Projection<bfloat16>& p, const 
                              .slots = static_cast<int>(p.list.slots())};
   switch (columns_of_unit(p.G, 256)) {
     case 64:
-      return launch_units<64>(stream, project_on_warpgroups_kernel<64>, work, p, product);
+      return launch_units<64>(stream, project_on_warpgroups_kernel<64, F>, work, p, product);
     case 128:
-      return launch_units<128>(stream, project_on_warpgroups_kernel<128>, work, p, product);
+      return launch_units<128>(stream, project_on_warpgroups_kernel<128, F>, work, p, product);
     default:
-      return launch_units<256>(stream, project_on_warpgroups_kernel<256>, work, p, product);
+      return launch_units<256>(stream, project_on_warpgroups_kernel<256, F>, work, p, product);
   }
 }
 
+template <class F>
 void on_tensor_cores(Stream& stream, Projection<bfloat16> p, const Work& work) {
   // A gathered row is multiplied with G cells: the more, the less it matters whether it comes from L2.
   const int64_t least_rows = p.G < 128 ? 512 : p.G < 512 ? 1024 : 8192;
   p.list = TileList(p.rows, cached_segment(stream, p.rows, p.D * static_cast<int64_t>(sizeof(bfloat16)), least_rows));
   list_tiles(stream, p.list, workspace<char>(stream, p.list.bytes()), p.rows);
-  if (p.G <= 16) return project_on_tensor_cores<16>(stream, p, work);
-  if (p.G <= 32) return project_on_tensor_cores<32>(stream, p, work);
-  if (native(stream).capability == kWarpgroupCapability) return project_on_warpgroups(stream, p, work);
-  columns_of_unit(p.G, 128) == 64 ? project_on_tensor_cores<64>(stream, p, work)
-                                  : project_on_tensor_cores<128>(stream, p, work);
+  if (p.G <= 16) return project_on_tensor_cores<16, F>(stream, p, work);
+  if (p.G <= 32) return project_on_tensor_cores<32, F>(stream, p, work);
+  if (native(stream).capability == kWarpgroupCapability) return project_on_warpgroups<F>(stream, p, work);
+  columns_of_unit(p.G, 128) == 64 ? project_on_tensor_cores<64, F>(stream, p, work)
+                                  : project_on_tensor_cores<128, F>(stream, p, work);
 }
 
-template <class T>
+template <class F, class T>
 void project(Stream& stream, Projection<T> p) {
   const int64_t P = p.rows.choices(), pairs = pairs_of(p.rows);
   if (P == 0) return;
-  const Work work =
-      block_product_work<T>(p.rows, p.G, p.D, p.bias != nullptr ? bytes_for<float>(p.rows.blocks * p.G) : 0);
+  const int further = (p.h != nullptr && p.z != nullptr ? 1 : 0) + (p.gate != nullptr ? 1 : 0);  // beside h or z
+  const Work work = block_product_work<T>(
+      p.rows, p.G, p.D,
+      bytes_for<T>(further * P * p.G) + (p.bias != nullptr ? bytes_for<float>(p.rows.blocks * p.G) : 0));
   launch(stream, clear_unused_kernel<T>, {blocks_for(P * p.G, kClearThreads, 1024), kClearThreads},
-         Work{bytes_for<int32_t>(1)}, p.z, p.rows.offsets + pairs, P, p.G);
+         Work{bytes_for<int32_t>(1)}, p.h, p.z, p.rows.offsets + pairs, P, p.G);
   if constexpr (std::is_same_v<T, bfloat16>) {
-    if (p.G >= kLeastCells && packs_fit(p.D, kPiece, p.x, p.w)) return on_tensor_cores(stream, p, work);
+    if (p.G >= kLeastCells && packs_fit(p.D, kPiece, p.x, p.w)) return on_tensor_cores<F>(stream, p, work);
   }
   p.part = kTile, p.parts = (p.G + kTile - 1) / kTile;
-  launch(stream, project_kernel<T>, {static_cast<unsigned>(tile_slots<kTile>(p.rows) * p.parts), kTileThreads}, work, p,
-         pairs);
+  launch(stream, project_kernel<F, T>, {static_cast<unsigned>(tile_slots<kTile>(p.rows) * p.parts), kTileThreads}, work,
+         p, pairs);
+}
+
+template <class F>
+void project(Stream& stream, const char* op, const Tensor& h, const Tensor& z, const Tensor& x, const Tensor& w,
+             const Tensor& bias, const Tensor& gate, const BlockRouting& routing) {
+  const BlockRows rows(routing);
+  const int64_t G = w.rows() / rows.blocks;
+  with_activation_type(op, x, [&]<class T>(T) {
+    project<F>(stream, Projection<T>{.h = h.data_or_null<T>(),
+                                     .z = z.raw() != h.raw() ? z.data<T>() : nullptr,
+                                     .x = x.data<T>(),
+                                     .w = w.data<T>(),
+                                     .bias = bias.data_or_null<float>(),
+                                     .gate = gate.data_or_null<T>(),
+                                     .rows = rows,
+                                     .list = {},
+                                     .G = static_cast<int>(G),
+                                     .D = static_cast<int>(x.cols()),
+                                     .parts = 0,
+                                     .part = 0,
+                                     .packs = packs_fit(G, kPiece, h.raw(), z.raw(), gate.raw(), bias.raw())});
+  });
 }
 
 }  // namespace
 
 void block_project(Stream& stream, Tensor z, const Tensor& x, const Tensor& w, const Tensor& bias,
                    const BlockRouting& routing) {
-  const BlockRows rows(routing);
-  with_activation_type("block_project", x, [&]<class T>(T) {
-    project(stream, Projection<T>{.z = z.data<T>(),
-                                  .x = x.data<T>(),
-                                  .w = w.data<T>(),
-                                  .bias = bias.data_or_null<float>(),
-                                  .rows = rows,
-                                  .list = {},
-                                  .G = static_cast<int>(z.cols()),
-                                  .D = static_cast<int>(x.cols()),
-                                  .parts = 0,
-                                  .part = 0,
-                                  .packs = packs_fit(z.cols(), kPiece, z.data<T>(), bias.data_or_null<float>())});
-  });
+  project<NoActivation>(stream, "block_project", Tensor(), z, x, w, bias, Tensor(), routing);
+}
+
+void block_project_activation(Stream& stream, Tensor h, Tensor z, const Tensor& x, const Tensor& w, const Tensor& bias,
+                              const Tensor& gate, const BlockRouting& routing, Activation f) {
+  with_activation(f,
+                  [&]<class F>(F) { project<F>(stream, "block_project_activation", h, z, x, w, bias, gate, routing); });
 }
 
 }  // namespace sffn::cuda

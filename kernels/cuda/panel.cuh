@@ -77,13 +77,18 @@ __device__ __forceinline__ void exchange_items(uint32_t (&word)[4]) {
   }
 }
 
-// A warp writes 8 rows of results (FragmentC), rounded to bf16: word[i] has column first + 8·i + 2·t of the lane's row
-// and its neighbour. row null: none. Columns end before `end`. kPacks: rows and `end` are whole 16 bytes.
+// A warp has 8 rows of results (FragmentC), rounded to bf16: word[i] has column first + 8·i + 2·t of the lane's row and
+// its neighbour. On their way to memory and back four words are 16 bytes of the row where kPacks: rows and `end` are
+// then whole 16 bytes. row null: none. Columns end before `end`.
 template <bool kPacks, int kWords>
-__device__ __forceinline__ void write_words(bfloat16* row, uint32_t (&word)[kWords], int first, int end) {
+__device__ __forceinline__ void exchange_words(uint32_t (&word)[kWords]) {
+  if constexpr (kPacks && kWords == 4) exchange_items(word);
+}
+// Words after exchange_words.
+template <bool kPacks, int kWords>
+__device__ __forceinline__ void store_words(bfloat16* row, const uint32_t (&word)[kWords], int first, int end) {
   const int t = lane_of_warp() % 4;
   if constexpr (kPacks && kWords == 4) {
-    exchange_items(word);
     const int c = first + 8 * t;
     if (row != nullptr && c < end) *reinterpret_cast<uint4*>(row + c) = make_uint4(word[0], word[1], word[2], word[3]);
   } else {
@@ -95,6 +100,28 @@ __device__ __forceinline__ void write_words(bfloat16* row, uint32_t (&word)[kWor
       } else {
         row[c] = low_of(word[i]);
         if (c + 1 < end) row[c + 1] = high_of(word[i]);
+      }
+    }
+  }
+}
+// As store_words puts them; what does not exist is zero.
+template <bool kPacks, int kWords>
+__device__ __forceinline__ void load_words(uint32_t (&word)[kWords], const bfloat16* row, int first, int end) {
+  const int t = lane_of_warp() % 4;
+  if constexpr (kPacks && kWords == 4) {
+    const int c = first + 8 * t;
+    const bool there = row != nullptr && c < end;
+    const uint4 piece = there ? *reinterpret_cast<const uint4*>(row + c) : make_uint4(0, 0, 0, 0);
+    word[0] = piece.x, word[1] = piece.y, word[2] = piece.z, word[3] = piece.w;
+  } else {
+    SFFN_UNROLL for (int i = 0; i < kWords; ++i) {
+      const int c = first + 8 * i + 2 * t;
+      word[i] = 0;
+      if (row == nullptr || c >= end) continue;
+      if (kPacks) {
+        word[i] = *reinterpret_cast<const uint32_t*>(row + c);
+      } else {
+        word[i] = row[c].bits | (c + 1 < end ? uint32_t{row[c + 1].bits} << 16 : 0);
       }
     }
   }

@@ -77,29 +77,32 @@ void ExpertCompute::place(Context& ctx, Tensor out, const Tensor& known, const S
   ops::copy(ctx.stream, out, known);
 }
 
-void ExpertCompute::make_cells(Context& ctx, const Cells& cells, const Tensor& x, const Saved& saved,
+// z, gate, and h = f(z) or f(gate) ⊙ z where it is wanted
+void ExpertCompute::make_cells(Context& ctx, const Cells& cells, Tensor h, const Tensor& x, const Saved& saved,
                                const Selection& chosen, const Cells& known) const {
+  if (known.gate.defined()) {
+    place(ctx, cells.gate, known.gate, saved);
+  } else if (shape_.gated) {
+    project(ctx, cells.gate, x, *tables_.gate_keys, nullptr, saved, chosen);
+  }
+  if (form_ == ExpertForm::kGrouped && h.defined() && !known.z.defined()) {
+    return ops::block_project_activation(ctx.stream, h, cells.z, x, tables_.keys->value, value_of(tables_.key_bias),
+                                         cells.gate, saved.routing, shape_.activation);
+  }
   if (known.z.defined()) {
     place(ctx, cells.z, known.z, saved);
   } else {
     project(ctx, cells.z, x, *tables_.keys, tables_.key_bias, saved, chosen);
   }
-  if (!shape_.gated) return;
-  if (known.gate.defined()) {
-    place(ctx, cells.gate, known.gate, saved);
-  } else {
-    project(ctx, cells.gate, x, *tables_.gate_keys, nullptr, saved, chosen);
-  }
+  if (h.defined()) ops::activation_forward(ctx.stream, h, cells.z, cells.gate, shape_.activation);
 }
 
-// y = Σ_i a_i h_i V_i + c_v,  h = f(z) or f(gate) ⊙ z
-void ExpertCompute::combine(Context& ctx, Tensor y, const Cells& hidden, const Saved& saved, const Selection& chosen,
+// y = Σ_i a_i h_i V_i + c_v
+void ExpertCompute::combine(Context& ctx, Tensor y, const Tensor& h, const Saved& saved, const Selection& chosen,
                             const Tensor& value_bias) const {
   const ArenaScope scope(ctx.scratch);
   Stream& stream = ctx.stream;
   const Tensor values = tables_.values->value;
-  const Tensor h = ctx.scratch.allocate(hidden.z.shape(), hidden.z.dtype(), "ffn h");
-  ops::activation_forward(stream, h, hidden.z, hidden.gate, shape_.activation);
   if (form_ == ExpertForm::kGrouped) {
     ops::block_combine(stream, y, h, chosen.weights, values, value_bias, saved.routing, Accumulate::kNo);
     return;
@@ -129,8 +132,10 @@ void ExpertCompute::forward_here(Context& ctx, Tensor y, const Tensor& x, const 
   const ArenaScope scope(ctx.scratch);
   const Cells cells = allocate(recompute_ ? ctx.scratch : ctx.saved, chosen.kept.numel(), x.dtype());
   if (!recompute_) saved.cells = cells;
-  make_cells(ctx, cells, x, saved, chosen, known);
-  combine(ctx, y, cells, saved, chosen, value_bias);
+  // A z that is not kept gives its place to h.
+  const Tensor h = recompute_ ? cells.z : ctx.scratch.allocate(cells.z.shape(), x.dtype(), "ffn h");
+  make_cells(ctx, cells, h, x, saved, chosen, known);
+  combine(ctx, y, h, saved, chosen, value_bias);
 }
 
 void ExpertCompute::backward(Context& ctx, Tensor dx, Tensor dweights, const Tensor& dy, const Tensor& x,
@@ -146,25 +151,26 @@ void ExpertCompute::backward_here(Context& ctx, Tensor dx, Tensor dweights, cons
                                   const Selection& chosen, const Saved& saved, const Cells& known) const {
   const ArenaScope scope(ctx.scratch);
   if (!shape_.keys) return backward_values(ctx, dweights, dy, chosen, saved);
-  Cells hidden = saved.cells;
-  if (recompute_) {
-    hidden = allocate(ctx.scratch, chosen.kept.numel(), x.dtype());
-    make_cells(ctx, hidden, x, saved, chosen, known);
-  }
+  const Cells hidden = recompute_ ? allocate(ctx.scratch, chosen.kept.numel(), x.dtype()) : saved.cells;
   if (form_ == ExpertForm::kGrouped) {
-    backward_grouped(ctx, dx, dweights, dy, x, chosen, saved, hidden);
+    const Tensor h = ctx.scratch.allocate(hidden.z.shape(), x.dtype(), "ffn h, then dgate");
+    if (recompute_) {
+      make_cells(ctx, hidden, h, x, saved, chosen, known);
+    } else {
+      ops::activation_forward(ctx.stream, h, hidden.z, hidden.gate, shape_.activation);
+    }
+    backward_grouped(ctx, dx, dweights, dy, x, chosen, saved, hidden, h);
   } else {
+    if (recompute_) make_cells(ctx, hidden, Tensor(), x, saved, chosen, known);
     backward_masked(ctx, dx, dweights, dy, x, chosen, hidden);
   }
 }
 
 void ExpertCompute::backward_grouped(Context& ctx, Tensor dx, Tensor dweights, const Tensor& dy, const Tensor& x,
-                                     const Selection& chosen, const Saved& saved, const Cells& hidden) const {
+                                     const Selection& chosen, const Saved& saved, const Cells& hidden,
+                                     const Tensor& h) const {
   Stream& stream = ctx.stream;
   const BlockRouting& routing = saved.routing;
-  const Tensor h = ctx.scratch.allocate(hidden.z.shape(), x.dtype(), "ffn h, then dgate");
-  ops::activation_forward(stream, h, hidden.z, hidden.gate, shape_.activation);
-
   // y = Σ_i a_i h_i V_i
   ops::block_weight_gradient(stream, tables_.values->grad, h, chosen.weights, dy, routing);
   const Tensor dz = ctx.scratch.allocate(hidden.z.shape(), x.dtype(), "ffn dh, then dz");

@@ -47,13 +47,14 @@ class ExpertCompute {
   void forward_spread(Context&, Tensor y, const Tensor& x, const Selection&) const;
   void backward_spread(Context&, Tensor dx, Tensor dweights, const Tensor& dy, const Tensor& x, const Selection&) const;
   BlockRouting route(Context&, const Selection&) const;
-  void make_cells(Context&, const Cells&, const Tensor& x, const Saved&, const Selection&, const Cells& known) const;
+  void make_cells(Context&, const Cells&, Tensor h, const Tensor& x, const Saved&, const Selection&,
+                  const Cells& known) const;
   void place(Context&, Tensor out, const Tensor& known, const Saved&) const;
   void project(Context&, Tensor out, const Tensor& x, const Param& table, const Param* bias, const Saved&,
                const Selection&) const;
-  void combine(Context&, Tensor y, const Cells&, const Saved&, const Selection&, const Tensor& value_bias) const;
+  void combine(Context&, Tensor y, const Tensor& h, const Saved&, const Selection&, const Tensor& value_bias) const;
   void backward_grouped(Context&, Tensor dx, Tensor dweights, const Tensor& dy, const Tensor& x, const Selection&,
-                        const Saved&, const Cells&) const;
+                        const Saved&, const Cells&, const Tensor& h) const;
   void backward_masked(Context&, Tensor dx, Tensor dweights, const Tensor& dy, const Tensor& x, const Selection&,
                        const Cells&) const;
   void forward_values(Context&, Tensor y, const Selection&, Saved&, const Tensor& value_bias) const;

@@ -237,7 +237,7 @@ TEST_CASE("products declare two FLOPs a multiply-add, and attention only what a 
 }
 
 // 4·N·k·d forward, 2·W of tables, X, Y, and twice the pre-activations H, with 4 bytes a choice in each product.
-// Kills: expanded rows of tokens counted as moving, a table counted by choices.
+// Kills: expanded rows of tokens counted as moving, a table counted by choices, a gate or a z that is left out.
 TEST_CASE("the block products declare the FLOPs of a dense layer of as many cells", "[device][profile]") {
   constexpr int64_t N = 40, D = 32, B = 8, G = 8, per_token = 2, P = N * per_token;
   DeviceTensors d;
@@ -263,6 +263,18 @@ TEST_CASE("the block products declare the FLOPs of a dense layer of as many cell
   const double least = static_cast<double>(keys.bytes() + values.bytes() + x.bytes() + y.bytes() + 2 * z.bytes());
   CHECK(total.bytes >= least);
   CHECK(total.bytes <= least + 2 * 4 * P + 16);
+  // Beside a product, its activation writes h once more where z is kept, and reads a gate.
+  const Tensor h = d.make(DType::kBF16, {P, G}), gate = d.make(DType::kBF16, {P, G});
+  const auto bytes_with = [&](const Tensor& kept, const Tensor& gates) {
+    return work_of(
+               s,
+               [&] { ops::block_project_activation(s, h, kept, x, keys, Tensor(), gates, routing, Activation::kGelu); })
+        .bytes;
+  };
+  const double alone = work_of(s, [&] { ops::block_project(s, z, x, keys, Tensor(), routing); }).bytes;
+  CHECK(bytes_with(h, Tensor()) == alone);
+  CHECK(bytes_with(z, Tensor()) == alone + 2 * P * G);
+  CHECK(bytes_with(z, gate) == alone + 4 * P * G);
 }
 
 // Kills: a name that ends at the brackets of a template, or keeps the folder of its file.

@@ -217,6 +217,8 @@ TEST_CASE("block products count the FLOPs of all choices on the meta device", "[
   ops::block_combine(s, x, z, Tensor(), w, Tensor(), r, Accumulate::kNo);
   ops::block_weight_gradient(s, w, z, Tensor(), x, r);
   CHECK(s.counter().matmul_flops == 3 * 2 * 20 * 3 * 7);
+  ops::block_project_activation(s, z, z, x, w, Tensor(), Tensor(), r, Activation::kGelu);
+  CHECK(s.counter().matmul_flops == 4 * 2 * 20 * 3 * 7);
   CHECK(s.counter().matmuls.empty());
 }
 
@@ -249,6 +251,14 @@ TEST_CASE("ops over blocks refuse each tensor that does not fit the others", "[o
   refused("block_project: routing.offsets is i32 [13] on cpu; expected i32 [9]", project(z, x, w, none, broken));
   broken = r, broken.per_token = 0;
   refused("block_project: the routing has 4 blocks, 0 a token", project(z, x, w, none, broken));
+  const auto activated = [&](Tensor h_, Tensor z_, Tensor w_, Tensor bias_, Tensor gate_) {
+    return [=, &s, &r] { ops::block_project_activation(s, h_, z_, x, w_, bias_, gate_, r, Activation::kGelu); };
+  };
+  refused("block_project_activation: h is f32 [10, 7]", activated(x, z, w, none, none));
+  refused("block_project_activation: z is absent", activated(z, none, w, none, none));
+  refused("block_project_activation: w is f32 [7, 12]", activated(z, z, make({7, 12}), none, none));
+  refused("block_project_activation: bias is f32 [7]", activated(z, z, w, row, none));
+  refused("block_project_activation: gate is f32 [10, 7]", activated(z, z, w, none, x));
   const auto combine = [&](Tensor y_, Tensor h_, Tensor weights_, Tensor w_, Tensor bias_) {
     return [=, &s, &r] { ops::block_combine(s, y_, h_, weights_, w_, bias_, r, Accumulate::kNo); };
   };
