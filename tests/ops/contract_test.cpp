@@ -87,6 +87,7 @@ TEST_CASE("every op refuses each tensor that does not fit the others", "[ops][co
   refused("sum_of_squares: partial ", [&] { ops::sum_of_squares(s, outline({2}, DType::kF64), acc, 8); });
   refused("sum_of_squares: chunk ", [&] { ops::sum_of_squares(s, outline({2}, DType::kF64), acc, 0); });
   refused("random_normal: std ", [&] { ops::random_normal(s, acc, RandomKey{}, 0, -1.0, false); });
+  refused("random_normal: first ", [&] { ops::random_normal(s, acc, RandomKey{}, -1, 1.0, false); });
   refused("random_normal: x ", [&] { ops::random_normal(s, bad, RandomKey{}, 0, 1.0, false); });
   refused("cross_entropy: vocab ", [&] { ops::cross_entropy(s, loss, act, ids, 7, 1.0, true); });
   refused("cross_entropy: targets ", [&] { ops::cross_entropy(s, loss, act, bad, 6, 1.0, true); });

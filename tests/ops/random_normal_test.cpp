@@ -5,6 +5,8 @@
 
 #include <algorithm>
 #include <cmath>
+#include <cstring>
+#include <utility>
 #include <vector>
 
 using namespace sffn;
@@ -14,10 +16,10 @@ namespace {
 
 constexpr RandomKey kKey{5, 6};
 
-HostTensor drawn(DType dtype, int64_t n, double std, bool truncated) {
+HostTensor drawn(DType dtype, int64_t n, double std, bool truncated, int64_t first = 0) {
   HostTensor x(dtype, {n});
   Stream stream(cpu_runtime());
-  ops::random_normal(stream, x, kKey, 0, std, truncated);
+  ops::random_normal(stream, x, kKey, first, std, truncated);
   return x;
 }
 
@@ -65,4 +67,24 @@ TEST_CASE("initial values are the same for any number of threads and any length"
   const auto longer = drawn(DType::kF32, 127, 1, false).values(), shorter = drawn(DType::kF32, 33, 1, false).values();
   CHECK(std::equal(shorter.begin(), shorter.end(), longer.begin()));
   CHECK(drawn(DType::kF32, 0, 1, false).values().empty());
+}
+
+// Kills: a first element that is ignored, left out where a value is drawn again, or counted within a chunk.
+TEST_CASE("elements drawn from one on are those of the whole tensor, bit for bit", "[ops][random]") {
+  constexpr int64_t kWhole = 40'000;
+  for (const DType dtype : {DType::kF32, DType::kBF16, DType::kF64, DType::kC128}) {
+    for (const bool truncated : {false, true}) {
+      const HostTensor whole = drawn(dtype, kWhole, 0.02, truncated);
+      for (const auto& [first, n] :
+           {std::pair<int64_t, int64_t>{0, 33}, {1, 31}, {127, 0}, {16'383, 127}, {999, 20'001}}) {
+        INFO(n << " elements from " << first << (truncated ? ", truncated" : ""));
+        const size_t size = size_of(dtype);
+        CHECK(std::memcmp(drawn(dtype, n, 0.02, truncated, first).bytes().data(),
+                          whole.bytes().data() + static_cast<size_t>(first) * size,
+                          static_cast<size_t>(n) * size) == 0);
+      }
+    }
+  }
+  const double far = random_normal(kKey, uint64_t{1} << 40);
+  CHECK(drawn(DType::kF32, 1, 1, false, int64_t{1} << 40).values()[0] == static_cast<double>(static_cast<float>(far)));
 }
