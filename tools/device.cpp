@@ -3,6 +3,7 @@
 #include "comm/agree.h"
 #include "comm/gpu_of_rank.h"
 #include "comm/nccl.h"
+#include "comm/placement.h"
 #include "kernels/cpu/capabilities.h"
 #include "kernels/cuda/device.h"
 #include "kernels/cuda/runtime.h"
@@ -82,7 +83,9 @@ OpenDevice open_device(const std::string& backend, World& world) {
   together(world.ranks(), [&] { opened.runtime = &open_gpu(of_host, world.host().rank()); });
   opened.ranks_on_gpu = make_nccl_communicator(world.ranks().split(0, world.ranks().rank()), *opened.runtime);
   opened.ranks = opened.ranks_on_gpu.get();
-  opened.description = cat("backend cuda: ", describe_gpu(opened.runtime->device().index), ", NCCL ", nccl_version());
+  std::string gpu;
+  together(world.ranks(), [&] { gpu = describe_gpu(opened.runtime->device().index); });
+  opened.description = cat("backend cuda: ", count_equal(gather_texts(world.ranks(), gpu)), ", NCCL ", nccl_version());
 #endif
   return opened;
 }

@@ -11,7 +11,7 @@ namespace sffn {
 struct OpenDevice {
   DeviceRuntime* runtime = nullptr;
   Communicator* ranks = nullptr;               // all of them, for tensors of the device and of the host
-  std::string description;                     // "backend cpu: oneDNN …", "backend cuda: NVIDIA H100 …"
+  std::string description;                     // "backend cpu: oneDNN …", "backend cuda: 8 × NVIDIA H100 …"
   std::unique_ptr<Communicator> ranks_on_gpu;  // where the world's move no tensors of the device
 };
 

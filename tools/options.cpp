@@ -1,6 +1,7 @@
 #include "tools/options.h"
 
 #include "comm/agree.h"
+#include "comm/groups.h"
 #include "core/hash.h"
 #include "core/log.h"
 #include "core/signals.h"
@@ -8,6 +9,13 @@
 #include <cstdio>
 
 namespace sffn {
+namespace {
+
+void warn_on_rank_0(World& world, const std::string& warning) {
+  if (!warning.empty() && world.ranks().rank() == 0) log::warn(warning);
+}
+
+}  // namespace
 
 Config load_config_together(Communicator& ranks, const std::string& path, const std::vector<std::string>& overrides,
                             const std::string& backend) {
@@ -33,7 +41,14 @@ void print_json(const Json& json) { std::printf("%s\n", json.dump(2).c_str()); }
 
 void log_world(World& world, const OpenDevice& device) {
   log::info(world.str(), "; ", device.description);
-  if (!world.warning().empty() && world.ranks().rank() == 0) log::warn(world.warning());
+  if (world.placement().nodes() > 1) log::info(world.placement().str());
+  warn_on_rank_0(world, world.warning());
+}
+
+void log_layout(World& world, const ParallelConfig& parallel) {
+  together(world.ranks(), [&] { check_expert_ranks(world.ranks().size(), parallel.expert); });
+  log::info(SFFN_VERSION, ", ", world.mpi(), "; ", describe_layout(world.placement(), parallel.expert, parallel.zero));
+  warn_on_rank_0(world, placement_warning(world.placement(), parallel.expert));
 }
 
 int interrupted(int signal) {

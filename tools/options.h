@@ -17,8 +17,11 @@ Config load_config_together(Communicator& ranks, const std::string& path, const 
 std::pair<std::string, std::string> parse_named_glob(const std::string& text);
 // Prints the object on stdout as one JSON value.
 void print_json(const Json& json);
-// Ranks, threads, kernels: what every computing command says first, on rank 0.
+// Ranks, threads, kernels, and the ranks of each of several nodes: what every computing command says first, on rank 0.
 void log_world(World& world, const OpenDevice& device);
+// Versions and how ranks share the work: what a training run says next. AgreedError where parallel.expert does not
+// divide the ranks. Collective.
+void log_layout(World& world, const ParallelConfig& parallel);
 // 128 + signal, after a line that says so: for commands that a signal ends early.
 int interrupted(int signal);
 

@@ -42,6 +42,7 @@ int run_rank(World& world, const Arguments& arguments) {
   options.verify = !arguments.no_verify;
   const OpenDevice device = open_device(config.backend, world);
   log_world(world, device);
+  log_layout(world, config.parallel);
   const RunEnd end = train(config, options, *device.ranks, *device.runtime, beat);
   fault_point("finalize", end.step);
   log::info(end.end == "done" ? "done" : "stopped", " at step ", end.step, "; checkpoint: ", options.run,

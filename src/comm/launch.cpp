@@ -6,6 +6,7 @@
 #include "kernels/cpu/parallel.h"
 
 #include <sched.h>
+#include <unistd.h>
 
 #include <algorithm>
 #include <chrono>
@@ -46,6 +47,11 @@ int cores_of_process() {
   return std::max(1, CPU_COUNT(&set));
 }
 
+std::string name_of_host() {
+  char name[256] = "";
+  return gethostname(name, sizeof name - 1) == 0 ? name : "unknown";
+}
+
 std::string plural(int count, const char* what) { return cat(count, " ", what, count == 1 ? "" : "s"); }
 
 }  // namespace
@@ -62,11 +68,12 @@ Launch detect_launch(const Environment& environment) {
 ThreadChoice choose_threads(int affinity, int cores, int ranks_on_host, const char* omp_num_threads) {
   const int share = std::max(1, cores / ranks_on_host);
   ThreadChoice choice{std::min(affinity, share), ""};
-  if (const int asked = positive_int(omp_num_threads); asked > 0) choice.threads = asked;
+  const int asked = positive_int(omp_num_threads);
+  if (asked > 0) choice.threads = asked;
   if (choice.threads * ranks_on_host > cores) {
     choice.warning = cat(plural(ranks_on_host, "rank"), " × ", plural(choice.threads, "thread"), " on ",
                          plural(cores, "core"), ": the ranks will slow each other down");
-  } else if (affinity < share && choice.threads == affinity) {
+  } else if (asked == 0 && affinity < share) {
     choice.warning = cat("each rank is bound to ", plural(affinity, "core"), " of its share of ", share,
                          "; mpirun --bind-to none gives it all");
   }
@@ -95,16 +102,14 @@ World::World() {
 #ifdef _OPENMP
   omp_set_num_threads(threads_.threads);
 #endif
-  const std::vector<char> firsts = ranks_->gather_values(static_cast<char>(host_->rank() == 0));
-  hosts_ = static_cast<int>(std::count(firsts.begin(), firsts.end(), 1));
+  placement_ = find_placement(*ranks_, *host_, name_of_host());
+  threads_of_ranks_ = span_of(ranks_->gather_values(threads_.threads));
+  cores_of_nodes_ = span_of(ranks_->gather_values(cores_));
 }
 
 World::~World() = default;
 
-std::string World::str() const {
-  return cat(plural(ranks_->size(), "rank"), " on ", plural(hosts_, "node"), ", ", plural(threads_.threads, "thread"),
-             ranks_->size() > 1 ? " each, " : ", ", plural(cores_, "core"));
-}
+std::string World::mpi() const { return mpi_ ? mpi_version() : "without MPI"; }
 
 void World::start_watchdog(WatchdogLimits limits) { watchdog_.emplace(*ranks_, *heartbeat_, limits); }
 

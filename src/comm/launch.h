@@ -2,6 +2,7 @@
 #pragma once
 #include "comm/communicator.h"
 #include "comm/heartbeat.h"
+#include "comm/placement.h"
 #include "comm/watchdog.h"
 #include "core/hash.h"
 
@@ -25,8 +26,9 @@ struct ThreadChoice {
   int threads = 1;
   std::string warning;  // empty: nothing to say
 };
-// min(affinity, cores / ranks on the host), at least 1; OMP_NUM_THREADS overrules, with a warning when that asks for
-// more than the host has. affinity: cores this process may run on.
+// min(affinity, cores / ranks on the host), at least 1, with a warning where the affinity is the smaller;
+// OMP_NUM_THREADS overrules, with a warning when that asks for more than the host has. affinity: cores this process may
+// run on.
 ThreadChoice choose_threads(int affinity, int cores, int ranks_on_host, const char* omp_num_threads);
 
 class World {
@@ -42,9 +44,10 @@ class World {
   Communicator& host() { return *host_; }  // the ranks on this machine
   int threads() const { return threads_.threads; }
   int cores() const { return cores_; }
-  int hosts() const { return hosts_; }
+  const Placement& placement() const { return placement_; }
   // "2 ranks on 1 node, 1 thread each, 2 cores"
-  std::string str() const;
+  std::string str() const { return describe_world(placement_, threads_of_ranks_, cores_of_nodes_); }
+  std::string mpi() const;  // "Open MPI v4.1.4", or "without MPI"
   // What str() does not say and the user should know; empty: nothing. For rank 0 to print.
   std::string warning() const { return threads_.warning; }
 
@@ -64,7 +67,9 @@ class World {
   std::unique_ptr<HeartbeatTable> heartbeat_;
   std::optional<Watchdog> watchdog_;
   ThreadChoice threads_;
-  int cores_ = 1, hosts_ = 1;
+  int cores_ = 1;
+  Placement placement_;
+  Span threads_of_ranks_, cores_of_nodes_;
 };
 
 // Starts the world, runs body on this rank and ends the world; returns the exit code. An exception of body ends all

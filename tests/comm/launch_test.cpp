@@ -51,13 +51,15 @@ TEST_CASE("threads are the smaller of the affinity mask and the rank's share of 
   CHECK(choose_threads(8, 8, 2, nullptr).warning.empty());
 }
 
-// Kills: oversubscription without a word; a warning that stays away when ranks alone are too many.
+// Kills: oversubscription without a word; a warning that stays away when ranks alone are too many; a warning of what a
+// batch script asked for.
 TEST_CASE("more threads than cores, or a mask smaller than the share, are warned of", "[launch]") {
   CHECK(choose_threads(8, 8, 2, "3").threads == 3);
   CHECK(choose_threads(8, 8, 2, "4").warning.empty());
   CHECK(choose_threads(8, 8, 2, "5").warning.find("2 ranks × 5 threads on 8 cores") == 0);
   CHECK(choose_threads(2, 2, 4, nullptr).warning.find("4 ranks × 1 thread on 2 cores") == 0);
   CHECK(choose_threads(1, 8, 2, nullptr).warning.find("bound to 1 core of its share of 4") != std::string::npos);
+  CHECK(choose_threads(1, 8, 2, "1").warning.empty());
   CHECK(choose_threads(8, 8, 1, "4,2").threads == 4);
   CHECK(choose_threads(8, 8, 1, "many").threads == 8);
 }
