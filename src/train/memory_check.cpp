@@ -102,7 +102,10 @@ void require_memory(Device device, size_t needed, const std::function<std::strin
 
 Measurement measure_for(DeviceRuntime& runtime, const Config& config, int rank, int ranks) {
   Config carried_out = config;
-  if (runtime.is_asynchronous()) carried_out.train.deterministic = false;  // one buffer of gradients: Engine
+  if (runtime.is_asynchronous()) {
+    carried_out.train.deterministic = false;  // one buffer of gradients: Engine
+    if (carried_out.parallel.dispatch == Dispatch::kAuto) carried_out.parallel.dispatch = Dispatch::kGather;
+  }
   const Measurement measured = Engine::measure(carried_out, rank, ranks);
   const size_t free = free_bytes(runtime.device()).value_or(0);
   require_memory(runtime.device(), total_of(measured),
