@@ -1,6 +1,7 @@
 // What a layer needs beside its inputs: no layer holds hidden state of the step.
 #pragma once
 #include "comm/communicator.h"
+#include "comm/groups.h"
 #include "core/arena.h"
 #include "core/stream.h"
 #include "kernels/types.h"
@@ -16,6 +17,10 @@ struct Parallel {
   Communicator* expert = nullptr;    // ranks among which the blocks of a sparse layer are spread
   Communicator* replicas = nullptr;  // ranks that hold the same blocks; read only where blocks are spread
 };
+
+inline Parallel parallel_of(Communicator& ranks, RankGroups& groups) {
+  return {.world = &ranks, .data = &ranks, .expert = &groups.expert(), .replicas = &groups.replicas()};
+}
 
 // What the layers that choose say of one pass, on the host: for probes and tests.
 struct ChoiceRecord {

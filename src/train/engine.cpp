@@ -33,6 +33,15 @@ Tensor own(const Communicator& ranks, const Tensor& of_all_ranks, std::span<cons
   return of_all_ranks.slice(std::accumulate(counts.begin(), counts.begin() + rank, int64_t{0}), counts[rank]);
 }
 
+bool times_calls(const Parallel& parallel, const DeviceRuntime& runtime) {
+  return parallel.expert->size() > 1 && !runtime.is_asynchronous();
+}
+
+Parallel with_expert_ranks(Parallel parallel, Communicator* expert) {
+  if (expert != nullptr) parallel.expert = expert;
+  return parallel;
+}
+
 ExpertShare share_of(const Config& config, const Parallel& parallel) {
   return {.rank = parallel.expert->rank(),
           .ranks = parallel.expert->size(),
@@ -44,7 +53,8 @@ ExpertShare share_of(const Config& config, const Parallel& parallel) {
 
 Engine::Engine(const Config& config, const Parallel& parallel, DeviceRuntime& runtime, ArenaSizes arenas)
     : config_(config),
-      parallel_(parallel),
+      expert_ranks_(times_calls(parallel, runtime) ? std::make_unique<TimedCommunicator>(*parallel.expert) : nullptr),
+      parallel_(with_expert_ranks(parallel, expert_ranks_.get())),
       runtime_(runtime),
       stream_(runtime),
       exchange_stream_(runtime),
@@ -56,6 +66,8 @@ Engine::Engine(const Config& config, const Parallel& parallel, DeviceRuntime& ru
       exchange_done_(runtime) {
   model_.allocate(runtime);
   const int ranks = parallel.data->size(), expert_ranks = parallel.expert->size();
+  SFFN_CHECK(expert_ranks == config.parallel.expert, "a group of ", expert_ranks, " expert ranks; parallel.expert is ",
+             config.parallel.expert);
   for (size_t layer = 0; layer < model_.ffn_layers().size(); ++layer) {
     if (model_.ffn_layers()[layer]->needs_whole_step() && config.micro_batches_per_step() > ranks) {
       throw UsageError(cat("model.sparse_ffn: balance.group of layer ", layer),
@@ -286,6 +298,7 @@ void Engine::start(int64_t step, const BatchOf& batch_of, double learning_rate, 
   SFFN_CHECK(started_ - finished_ < depth(), "a step is started while ", depth(), " are not finished");
   Record& record = records_[static_cast<size_t>(started_ % depth())];
   record.begin.record(stream_);
+  if (expert_ranks_) expert_ranks_->take_milliseconds();  // of evaluations
   give(record, step, learning_rate, flags);
   accumulate_gradients(step, batch_of, progress);
   record.computed.record(stream_);
@@ -318,6 +331,11 @@ StepNumbers Engine::finish() {
   numbers.forward_backward_ms = record.computed.milliseconds_since(record.begin);
   numbers.communication_ms =
       record.exchanged.milliseconds_since(record.computed) + record.done.milliseconds_since(record.updated);
+  if (expert_ranks_) {
+    const double amid_pass = expert_ranks_->take_milliseconds();
+    numbers.communication_ms += amid_pass;
+    numbers.forward_backward_ms -= amid_pass;
+  }
   numbers.optimizer_ms = record.updated.milliseconds_since(record.exchanged);
   const auto* report = reinterpret_cast<const double*>(record.report.data());
   numbers.loss = report[update::kLoss];

@@ -1,6 +1,7 @@
 // One rank's share of training: the model, its gradient buffers, optimizer state and arenas, and the update step.
 #pragma once
 #include "comm/planned.h"
+#include "comm/timed.h"
 #include "comm/tree.h"
 #include "config/config.h"
 #include "core/arena.h"
@@ -40,7 +41,8 @@ struct StepNumbers {
   double loss = 0;           // mean -log p over the step's tokens, plus the extra losses
   double gradient_norm = 0;  // before clipping, over all parameters
   bool finite = true;        // loss and norm; when false nothing was updated
-  double forward_backward_ms = 0, communication_ms = 0, optimizer_ms = 0;
+  double forward_backward_ms = 0, optimizer_ms = 0;
+  double communication_ms = 0;  // that nothing hides; on a GPU without the exchange of tokens within a pass
   Json ffn = Json::object();  // "LAYER": what the layer counted, and balance_loss; layers that count nothing are absent
   Json block_load = Json::object();  // "LAYER": choices of each block in this step
   std::vector<double> flags;         // those of all ranks, summed
@@ -156,6 +158,7 @@ class Engine {
   Context context();
 
   const Config config_;
+  std::unique_ptr<TimedCommunicator> expert_ranks_;  // on a device whose calls return when the work is done
   const Parallel parallel_;
   DeviceRuntime& runtime_;
   Stream stream_, exchange_stream_;

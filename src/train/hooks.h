@@ -16,12 +16,13 @@ struct StepReport {
   double loss = 0;     // mean -log p of the step's tokens, extra losses included
   double learning_rate = 0, gradient_norm = 0;
   double step_ms = 0, tokens_per_second = 0;
-  double model_tflops = 0;           // analytic train FLOPs (methods.md section 7) a second, all ranks
-  std::optional<double> mfu;         // model FLOPs of the peak of all cards; empty where no peak is known
-  int64_t memory_bytes = 0;          // this rank's planned tensors
-  Json ffn = Json::object();         // per sparse layer, by number: load statistics
-  Json block_load = Json::object();  // per layer that chooses blocks, by number: choices of each block
-  std::string state_hash;            // empty unless asked for
+  double exposed_communication_ms = 0;  // of this rank, which no work of its device hides
+  double model_tflops = 0;              // analytic train FLOPs (methods.md section 7) a second, all ranks
+  std::optional<double> mfu;            // model FLOPs of the peak of all cards; empty where no peak is known
+  int64_t memory_bytes = 0;             // this rank's planned tensors
+  Json ffn = Json::object();            // per sparse layer, by number: load statistics
+  Json block_load = Json::object();     // per layer that chooses blocks, by number: choices of each block
+  std::string state_hash;               // empty unless asked for
 };
 
 struct EvaluationResult {

@@ -66,17 +66,15 @@ Json dispatch_json(const Config& config, const FfnOptions& options, int64_t toke
   const auto bytes = static_cast<int64_t>(size_of(config.dtype()));
   const TokenBytes there = TokenBytes::forward(W, d, b, options.weighs_blocks(), bytes);
   const DispatchVolume forward = dispatch_volume(R, b, there);
-  const DispatchVolume backward =
-      dispatch_volume(R, b, TokenBytes::backward(W, d, b, options.weighs_blocks(), bytes));
+  const DispatchVolume backward = dispatch_volume(R, b, TokenBytes::backward(W, d, b, options.weighs_blocks(), bytes));
   const double passes = config.train.recompute == Recompute::kBlock ? 2 : 1;  // forward
   const auto in_step = [&](double DispatchVolume::*way) {
     return static_cast<double>(tokens) * (passes * forward.*way + backward.*way);
   };
   Json json;
   json["blocks"] = shape.blocks();
-  json["dispatch"] = choose_dispatch(config.parallel.dispatch, forward, !is_cpu) == Dispatch::kGather
-                         ? "gather"
-                         : "all_to_all";
+  json["dispatch"] =
+      choose_dispatch(config.parallel.dispatch, forward, !is_cpu) == Dispatch::kGather ? "gather" : "all_to_all";
   json["gather_bytes_per_step"] = in_step(&DispatchVolume::gather);
   json["all_to_all_bytes_per_step"] = in_step(&DispatchVolume::all_to_all);
   json["naive_bytes_per_step"] = in_step(&DispatchVolume::naive);
@@ -208,9 +206,9 @@ std::string plan_table(const Json& plan) {
   section(cat("memory of rank 0", most).c_str(), *memory.find("per_rank"), Unit::kBytes);
   section("sent by rank 0", *plan.find("communication"), Unit::kBytes);
   for (const Json::Member& layer : plan.find("dispatch")->as_object()) {
-    const std::string title = cat("layer ", layer.key, ": ", layer.value.find("blocks")->as_int(),
-                                  " blocks over the expert ranks by ", layer.value.find("dispatch")->as_string(),
-                                  "; rank 0 would send by");
+    const std::string title =
+        cat("layer ", layer.key, ": ", layer.value.find("blocks")->as_int(), " blocks over the expert ranks by ",
+            layer.value.find("dispatch")->as_string(), "; rank 0 would send by");
     Json ways;
     for (const char* way : {"gather", "all_to_all", "naive"}) {
       ways[way] = *layer.value.find(cat(way, "_bytes_per_step"));

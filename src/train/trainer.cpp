@@ -163,8 +163,7 @@ void Run::build() {
   Measurement plan;
   together(world_, [&] { plan = measure_for(runtime_, config_, world_.rank(), world_.size()); });
   groups_.emplace(world_, config_.parallel.expert);
-  const Parallel parallel{
-      .world = &world_, .data = &world_, .expert = &groups_->expert(), .replicas = &groups_->replicas()};
+  const Parallel parallel = parallel_of(world_, *groups_);
   together(world_, [&] { engine_ = std::make_unique<Engine>(config_, parallel, runtime_, plan.arenas); });
   const FlopCount flops = count_flops(config_.model);
   train_flops_per_token_ = flops.train_per_token;
@@ -217,6 +216,7 @@ void Run::report(const StepNumbers& numbers, double step_ms) {
     const bool bf16 = config_.train.precision == Precision::kBf16;
     r.mfu = r.model_tflops * 1e12 / (peaks->flops(bf16) * world_.size());
   }
+  r.exposed_communication_ms = numbers.communication_ms;
   r.memory_bytes = static_cast<int64_t>(engine_->memory_bytes());
   r.ffn = numbers.ffn;
   r.block_load = numbers.block_load;

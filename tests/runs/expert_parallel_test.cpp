@@ -12,10 +12,10 @@ namespace {
 // up to 8 ranks.
 void add_blocks(const Workplace& place, const std::string& method) {
   Json config = place.config();
-  config["model"]["sparse_ffn"] = parse_json(
-      cat(R"([{"layers": [1], "type": ")", method, R"(", "cells": 128, "block_size": 16, "active_blocks": )",
-          method == "switch" ? 1 : 2, "}]"),
-      "entry", ExitCode::kUsage);
+  config["model"]["sparse_ffn"] =
+      parse_json(cat(R"([{"layers": [1], "type": ")", method, R"(", "cells": 128, "block_size": 16, "active_blocks": )",
+                     method == "switch" ? 1 : 2, "}]"),
+                 "entry", ExitCode::kUsage);
   place.write_config(config);
 }
 
@@ -51,7 +51,8 @@ TEST_CASE("2 and 4 ranks that share blocks train, evaluate and resume as one ran
       check_near(steps_with(place, {.run = cat("2 ", dispatch), .ranks = 2, .set = set}), one);
     }
     const Steps four = steps_with(
-        place, {.run = "4", .ranks = 4, .set = {"parallel.expert=4", "checkpoint.every=10", "parallel.expert_chunk=7"}});
+        place,
+        {.run = "4", .ranks = 4, .set = {"parallel.expert=4", "checkpoint.every=10", "parallel.expert_chunk=7"}});
     check_near(four, one);
     // Another layout goes on from the middle.
     const Ended resumed = place.train({.run = "resumed",
@@ -67,14 +68,13 @@ TEST_CASE("2 and 4 ranks that share blocks train, evaluate and resume as one ran
 }
 
 // Kills: a wait for other ranks' tokens that the watchdog takes for work; a job that outlives one of its ranks.
-TEST_CASE("a rank stopped or killed amid the exchange of tokens ends the job, which names it", "[runs][expert][watchdog]") {
+TEST_CASE("a rank stopped or killed amid the exchange of tokens ends the job, which names it",
+          "[runs][expert][watchdog]") {
   const Workplace place;
   add_blocks(place, "avg_k");
   for (const char* fault : {"data:1:8:stop", "forward and backward:1:8:stop"}) {
-    const Ended ended = place.train({.run = fault,
-                                     .ranks = 2,
-                                     .set = {"parallel.expert=2", "train.watchdog.step_seconds=3"},
-                                     .fault = fault});
+    const Ended ended = place.train(
+        {.run = fault, .ranks = 2, .set = {"parallel.expert=2", "train.watchdog.step_seconds=3"}, .fault = fault});
     INFO(fault << ": " << to_string(ended));
     CHECK(ended.code == 1);
     CHECK(ended.seconds < 15);

@@ -49,10 +49,6 @@ inline Batch batch_of(const Config& config, int64_t step, int64_t first, int64_t
   return part;
 }
 
-inline Parallel parallel_of(Communicator& world, RankGroups& groups) {
-  return {.world = &world, .data = &world, .expert = &groups.expert(), .replicas = &groups.replicas()};
-}
-
 inline ArenaSizes arenas_of(const Config& config, const Communicator& world) {
   return Engine::measure(config, world.rank(), world.size()).arenas;
 }

@@ -41,10 +41,10 @@ Json bench_step(Config config, Communicator& ranks, DeviceRuntime& runtime, cons
     throw UsageError("--profile", "times the kernels of a GPU; use --backend cuda");
   }
   config.train.tokens_per_step = config.train.micro_batch * config.model.context * ranks.size();
-  const auto alone = make_self_communicator();
   Measurement plan;
   together(ranks, [&] { plan = measure_for(runtime, config, ranks.rank(), ranks.size()); });
-  Engine engine(config, {&ranks, &ranks, alone.get()}, runtime, plan.arenas);
+  RankGroups groups(ranks, config.parallel.expert);
+  Engine engine(config, parallel_of(ranks, groups), runtime, plan.arenas);
   engine.initialise([&] { return random_token_counts(config); });
 
   std::vector<double> step_ms, forward_backward_ms, optimizer_ms, communication_ms;

@@ -47,6 +47,7 @@ class MetricsHook final : public Hook {
     record["lr"] = r.learning_rate;
     record["grad_norm"] = r.gradient_norm;
     record["step_ms"] = r.step_ms;
+    record["exposed_communication_ms"] = r.exposed_communication_ms;
     record["tokens_per_second"] = r.tokens_per_second;
     record["model_tflops"] = r.model_tflops;
     record["mfu"] = r.mfu ? Json(*r.mfu) : Json();
