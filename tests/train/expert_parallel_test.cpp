@@ -4,10 +4,9 @@
 #include "ffn/method_model.h"
 #include "support/error_of.h"
 #include "train/engine.h"
+#include "train/whole_weights.h"
 
-#include <map>
 #include <mutex>
-#include <set>
 
 using namespace sffn;
 using namespace sffn::test;
@@ -44,21 +43,9 @@ Batch batch_of(const Config& config, int64_t step, int64_t first, int64_t count)
 struct Outcome {
   std::vector<double> losses, norms, nll;
   std::vector<std::string> statistics;
-  std::map<std::string, std::vector<double>> weights;  // whole tensors
+  WholeWeights weights;
   double sent = 0;
 };
-
-// Puts the rows that the engine's rank holds into whole tensors.
-void collect_weights(Engine& engine, std::map<std::string, std::vector<double>>& weights) {
-  for (const Engine::ParameterGroup& group : engine.groups()) {
-    for (const Param& param : group.params->all()) {
-      const std::vector<double> held = read_values(engine.stream(), param.value.slice(0, param.spec.held_rows()));
-      std::vector<double>& whole = weights[param.spec.name];
-      whole.resize(static_cast<size_t>(param.spec.shape.numel()));
-      std::copy(held.begin(), held.end(), whole.begin() + param.spec.first_element());
-    }
-  }
-}
 
 Outcome run(Config config, const Layout& layout) {
   config.parallel.expert = layout.expert;
