@@ -119,6 +119,9 @@ TEST_CASE("blocks of a rank are counted from its first, and those of other ranks
       }
     }
   }
+  const HostTensor ends(kI32, {1, 4}, {double{kLeast}, double{kMost}, 5, 4});
+  ops::localise_blocks(stream, ends, ends, 5, kMost);
+  CHECK(ends.values() == std::vector<double>{-1, double{kMost} - 5, 0, -1});
 }
 
 // Kills: a rank left out or taken twice, rows or columns of another, a bias by row, stale values left.

@@ -1,8 +1,8 @@
 // Blocks spread over ranks change no number: every method that has blocks, on every layout of ranks.
 #include "comm/threads.h"
 #include "train/expert_case.h"
+#include "train/whole_weights.h"
 
-#include <map>
 #include <mutex>
 
 using namespace sffn;
@@ -13,21 +13,9 @@ namespace {
 struct Outcome {
   std::vector<double> losses, norms, nll;
   std::vector<std::string> statistics;
-  std::map<std::string, std::vector<double>> weights;  // whole tensors
+  WholeWeights weights;
   double sent = 0;
 };
-
-// Puts the rows that the engine's rank holds into whole tensors.
-void collect_weights(Engine& engine, std::map<std::string, std::vector<double>>& weights) {
-  for (const Engine::ParameterGroup& group : engine.groups()) {
-    for (const Param& param : group.params->all()) {
-      const std::vector<double> held = read_values(engine.stream(), param.value.slice(0, param.spec.held_rows()));
-      std::vector<double>& whole = weights[param.spec.name];
-      whole.resize(static_cast<size_t>(param.spec.shape.numel()));
-      std::copy(held.begin(), held.end(), whole.begin() + param.spec.first_element());
-    }
-  }
-}
 
 Outcome run(Config config, const Layout& layout) {
   layout.apply(config);
