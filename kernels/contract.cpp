@@ -232,6 +232,9 @@ void tree_sum(Stream& stream, Tensor out, const Tensor& x) {
   call.exact("out", out, DType::kF64, {columns});
 }
 
+void start_clock(Stream& stream, Tensor clock) { Call(stream, __func__).exact("clock", clock, DType::kF64, {2}); }
+void stop_clock(Stream& stream, Tensor clock) { Call(stream, __func__).exact("clock", clock, DType::kF64, {2}); }
+
 void update_numbers(Stream& stream, Tensor numbers, const Tensor& sums, const Tensor& squares, double tokens,
                     double leaves, double) {
   const Call call(stream, __func__);

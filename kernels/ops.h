@@ -5,6 +5,7 @@
 #include "kernels/routing.h"
 #include "kernels/types.h"
 
+#include <string_view>
 #include <utility>
 
 #ifndef SFFN_HAS_CUDA
@@ -35,11 +36,17 @@ namespace ops {
   cpu::name(stream, std::forward<Args>(args)...);
 #endif
 
+// The time that a clock measures is not that of the background.
+inline void before(Stream& stream, std::string_view op) {
+  if (op != "start_clock" && op != "stop_clock") stream.advance_background();
+}
+
 #define SFFN_OP(name)                         \
   template <class... Args>                    \
   void name(Stream& stream, Args&&... args) { \
     contract::name(stream, args...);          \
     if (stream.is_meta()) return;             \
+    before(stream, #name);                    \
     SFFN_RUN_OP(name)                         \
   }
 
@@ -68,6 +75,8 @@ SFFN_OP(attention_cached)
 SFFN_OP(cross_entropy)
 SFFN_OP(dropout)
 SFFN_OP(tree_sum)
+SFFN_OP(start_clock)
+SFFN_OP(stop_clock)
 SFFN_OP(update_numbers)
 SFFN_OP(adamw)
 SFFN_OP(block_aggregate_forward)

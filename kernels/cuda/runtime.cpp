@@ -22,11 +22,14 @@
 namespace sffn {
 namespace cuda {
 
-CudaStream::CudaStream(int index) : device(index) {
+CudaStream::CudaStream(int index, Urgency urgency) : device(index) {
   check(cudaSetDevice(index), "cudaSetDevice");
   check(cudaDeviceGetAttribute(&capability, cudaDevAttrComputeCapabilityMajor, index), "compute capability");
   check(cudaDeviceGetAttribute(&shared_bytes, cudaDevAttrMaxSharedMemoryPerBlockOptin, index), "shared memory");
-  check(cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking), "cudaStreamCreate");
+  int least = 0, most = 0;
+  check(cudaDeviceGetStreamPriorityRange(&least, &most), "priorities");
+  const int priority = urgency == Urgency::kHigh ? most : least;
+  check(cudaStreamCreateWithPriority(&stream, cudaStreamNonBlocking, priority), "cudaStreamCreate");
 }
 
 CudaStream::~CudaStream() {
@@ -82,7 +85,9 @@ class CudaRuntime final : public DeviceRuntime {
     return data;
   }
   void release(void* data, size_t) override { (void)cudaFree(data); }
-  std::unique_ptr<NativeStream> make_stream() override { return std::make_unique<CudaStream>(index_); }
+  std::unique_ptr<NativeStream> make_stream(Urgency urgency) override {
+    return std::make_unique<CudaStream>(index_, urgency);
+  }
   void copy_to_device(NativeStream* stream, void* device, const void* host, size_t bytes) override {
     check(cudaMemcpyAsync(device, host, bytes, cudaMemcpyHostToDevice, of(stream)), "copy to the device");
   }

@@ -13,7 +13,7 @@ namespace sffn::cuda {
 class Profile;
 
 struct CudaStream final : NativeStream {
-  explicit CudaStream(int device);
+  CudaStream(int device, Urgency);
   ~CudaStream() override;
   CudaStream(const CudaStream&) = delete;
 

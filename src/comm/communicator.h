@@ -16,6 +16,14 @@
 
 namespace sffn {
 
+// Rows on their way, which a call of a communicator began.
+class Transfer {
+ public:
+  virtual ~Transfer() = default;
+  // Work that follows on the stream finds the rows in place. Once.
+  virtual void finish(Stream&) = 0;
+};
+
 class Communicator {
  public:
   virtual ~Communicator() = default;
@@ -31,6 +39,15 @@ class Communicator {
   virtual void all_to_all(Stream&, Tensor recv, std::span<const int64_t> recv_counts, const Tensor& send,
                           std::span<const int64_t> send_counts) = 0;
   virtual void broadcast(Stream&, Tensor inout, int root) = 0;
+
+  // The same two calls, in two halves: between them the stream works on. The rows that go are those of the stream's
+  // work so far; neither they nor those that come are touched before finish(). Ranks begin and finish in the same
+  // order, and what was begun may be mixed with other calls. Where a kind of communicator cannot, beginning does it
+  // all.
+  virtual std::unique_ptr<Transfer> begin_all_gather(Stream&, Tensor all, const Tensor& mine,
+                                                     std::span<const int64_t> counts);
+  virtual std::unique_ptr<Transfer> begin_all_to_all(Stream&, Tensor recv, std::span<const int64_t> recv_counts,
+                                                     const Tensor& send, std::span<const int64_t> send_counts);
 
   // Host memory, small: `all` receives size() · bytes, in rank order.
   virtual void all_gather_bytes(void* all, const void* mine, size_t bytes) = 0;

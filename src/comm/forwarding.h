@@ -19,6 +19,14 @@ class ForwardingCommunicator : public Communicator {
     inner_.all_to_all(stream, recv, recv_counts, send, send_counts);
   }
   void broadcast(Stream& stream, Tensor inout, int root) override { inner_.broadcast(stream, inout, root); }
+  std::unique_ptr<Transfer> begin_all_gather(Stream& stream, Tensor all, const Tensor& mine,
+                                             std::span<const int64_t> counts) override {
+    return inner_.begin_all_gather(stream, all, mine, counts);
+  }
+  std::unique_ptr<Transfer> begin_all_to_all(Stream& stream, Tensor recv, std::span<const int64_t> recv_counts,
+                                             const Tensor& send, std::span<const int64_t> send_counts) override {
+    return inner_.begin_all_to_all(stream, recv, recv_counts, send, send_counts);
+  }
   void all_gather_bytes(void* all, const void* mine, size_t bytes) override {
     inner_.all_gather_bytes(all, mine, bytes);
   }

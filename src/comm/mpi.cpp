@@ -73,34 +73,47 @@ class MpiCommunicator final : public Communicator {
       broadcast_bytes(to + offsets[index(r)], offsets[index(r) + 1] - offsets[index(r)], r);
   }
 
-  // Point to point, so that no displacement or decision depends on a 32-bit sum that only some ranks exceed.
-  void all_to_all(Stream&, Tensor recv, std::span<const int64_t> recv_counts, const Tensor& send,
+  void all_to_all(Stream& stream, Tensor recv, std::span<const int64_t> recv_counts, const Tensor& send,
                   std::span<const int64_t> send_counts) override {
+    begin_all_to_all(stream, recv, recv_counts, send, send_counts)->finish(stream);
+  }
+
+  std::unique_ptr<Transfer> begin_all_gather(Stream& stream, Tensor all, const Tensor& mine,
+                                             std::span<const int64_t> counts) override {
+    check_all_gather(all, mine, counts, rank_, size_);
+    auto messages = std::make_unique<Messages>(*this, stream);
+    if (moves_nothing(all)) return messages;
+    const std::vector<size_t> offsets = row_offsets(counts, row_bytes(all));
+    auto* to = static_cast<std::byte*>(all.raw());
+    for (int step = 1; step < size_; ++step) {
+      const int peer = (rank_ + size_ - step) % size_;
+      messages->receive(to + offsets[index(peer)], offsets[index(peer) + 1] - offsets[index(peer)], peer);
+    }
+    for (int step = 1; step < size_; ++step) messages->send(mine.raw(), mine.bytes(), (rank_ + step) % size_);
+    copy(to + offsets[index(rank_)], mine.raw(), mine.bytes());
+    return messages;
+  }
+
+  // Point to point, so that no displacement or decision depends on a 32-bit sum that only some ranks exceed.
+  std::unique_ptr<Transfer> begin_all_to_all(Stream& stream, Tensor recv, std::span<const int64_t> recv_counts,
+                                             const Tensor& send, std::span<const int64_t> send_counts) override {
     check_all_to_all(recv, recv_counts, send, send_counts, rank_, size_);
-    if (moves_nothing(recv)) return;
+    auto messages = std::make_unique<Messages>(*this, stream);
+    if (moves_nothing(recv)) return messages;
     const std::vector<size_t> to = row_offsets(recv_counts, row_bytes(recv));
     const std::vector<size_t> from = row_offsets(send_counts, row_bytes(send));
     auto* in = static_cast<std::byte*>(recv.raw());
     const auto* out = static_cast<const std::byte*>(send.raw());
-    std::vector<MPI_Request> requests;
-    std::vector<Receive> receives;
     for (int step = 1; step < size_; ++step) {
       const int peer = (rank_ + size_ - step) % size_;
-      for_pieces(to[index(peer) + 1] - to[index(peer)], [&](size_t first, int bytes) {
-        receives.push_back({peer, bytes});
-        SFFN_MPI(MPI_Irecv, in + to[index(peer)] + first, bytes, MPI_BYTE, peer, kTag, comm_.get(),
-                 &requests.emplace_back());
-      });
+      messages->receive(in + to[index(peer)], to[index(peer) + 1] - to[index(peer)], peer);
     }
     for (int step = 1; step < size_; ++step) {
       const int peer = (rank_ + step) % size_;
-      for_pieces(from[index(peer) + 1] - from[index(peer)], [&](size_t first, int bytes) {
-        SFFN_MPI(MPI_Isend, out + from[index(peer)] + first, bytes, MPI_BYTE, peer, kTag, comm_.get(),
-                 &requests.emplace_back());
-      });
+      messages->send(out + from[index(peer)], from[index(peer) + 1] - from[index(peer)], peer);
     }
     copy(in + to[index(rank_)], out + from[index(rank_)], to[index(rank_) + 1] - to[index(rank_)]);
-    wait(requests, receives);
+    return messages;
   }
 
   void broadcast(Stream&, Tensor inout, int root) override {
@@ -140,8 +153,72 @@ class MpiCommunicator final : public Communicator {
 
  private:
   static constexpr int kTag = 1;
-  struct Receive {
-    int peer, bytes;
+
+  // Non-blocking messages, all begun before the first is waited for. An MPI library moves them on within its calls
+  // only.
+  class Messages final : public Transfer, Background {
+   public:
+    Messages(const MpiCommunicator& comm, Stream& stream) : comm_(comm), stream_(stream) { stream.look_after(*this); }
+    // Before its end only where an exception unwinds the rank: nothing may be written any more.
+    ~Messages() override {
+      stream_.forget(*this);
+      for (size_t i = 0; i < received_.size() && !done_; ++i) {
+        (void)MPI_Cancel(&requests_[i]);
+        (void)MPI_Request_free(&requests_[i]);
+      }
+    }
+    Messages(const Messages&) = delete;
+
+    // Every receive() before the first send().
+    void receive(std::byte* data, size_t bytes, int peer) {
+      comm_.for_pieces(bytes, [&](size_t first, int piece) {
+        received_.push_back({peer, piece});
+        SFFN_MPI(MPI_Irecv, data + first, piece, MPI_BYTE, peer, kTag, comm_.comm_.get(), &requests_.emplace_back());
+      });
+    }
+    void send(const void* data, size_t bytes, int peer) {
+      comm_.for_pieces(bytes, [&](size_t first, int piece) {
+        SFFN_MPI(MPI_Isend, static_cast<const std::byte*>(data) + first, piece, MPI_BYTE, peer, kTag, comm_.comm_.get(),
+                 &requests_.emplace_back());
+      });
+    }
+
+    void advance() override {
+      if (done_) return;
+      int all = 0;
+      statuses_.resize(requests_.size());
+      SFFN_MPI(MPI_Testall, count(), requests_.data(), &all, statuses_.data());
+      if (all != 0) end();
+    }
+    void finish(Stream&) override {
+      if (done_) return;
+      statuses_.resize(requests_.size());
+      SFFN_MPI(MPI_Waitall, count(), requests_.data(), statuses_.data());
+      end();
+    }
+
+   private:
+    struct Received {
+      int peer, bytes;
+    };
+    int count() const { return static_cast<int>(requests_.size()); }
+    // A message shorter than expected is no error to MPI.
+    void end() {
+      done_ = true;
+      for (size_t i = 0; i < received_.size(); ++i) {
+        int bytes = 0;
+        SFFN_MPI(MPI_Get_count, &statuses_[i], MPI_BYTE, &bytes);
+        SFFN_CHECK(bytes == received_[i].bytes, "rank ", received_[i].peer, " sent ", bytes, " bytes to rank ",
+                   comm_.rank_, ", which expected ", received_[i].bytes);
+      }
+    }
+
+    const MpiCommunicator& comm_;
+    Stream& stream_;
+    std::vector<MPI_Request> requests_;  // of what is received, then of what is sent
+    std::vector<MPI_Status> statuses_;
+    std::vector<Received> received_;
+    bool done_ = false;
   };
 
   static size_t index(int rank) { return static_cast<size_t>(rank); }
@@ -153,18 +230,6 @@ class MpiCommunicator final : public Communicator {
   void for_pieces(size_t bytes, Body&& body) const {
     for (size_t first = 0; first < bytes; first += piece_bytes_) {
       body(first, static_cast<int>(std::min(piece_bytes_, bytes - first)));
-    }
-  }
-
-  // The receives come first among the requests. A message shorter than expected is no error to MPI.
-  void wait(std::vector<MPI_Request>& requests, const std::vector<Receive>& receives) const {
-    std::vector<MPI_Status> statuses(requests.size());
-    SFFN_MPI(MPI_Waitall, static_cast<int>(requests.size()), requests.data(), statuses.data());
-    for (size_t i = 0; i < receives.size(); ++i) {
-      int bytes = 0;
-      SFFN_MPI(MPI_Get_count, &statuses[i], MPI_BYTE, &bytes);
-      SFFN_CHECK(bytes == receives[i].bytes, "rank ", receives[i].peer, " sent ", bytes, " bytes to rank ", rank_,
-                 ", which expected ", receives[i].bytes);
     }
   }
 

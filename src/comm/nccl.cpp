@@ -11,6 +11,7 @@
 
 #include <algorithm>
 #include <exception>
+#include <optional>
 #include <thread>
 #include <utility>
 
@@ -144,6 +145,15 @@ class NcclCommunicator final : public Communicator {
     exchange(stream, parts_of(recv, recv_counts), parts_of(send, send_counts));
   }
 
+  std::unique_ptr<Transfer> begin_all_gather(Stream& stream, Tensor all, const Tensor& mine,
+                                             std::span<const int64_t> counts) override {
+    return begin(stream, [&](Stream& on) { all_gather(on, all, mine, counts); });
+  }
+  std::unique_ptr<Transfer> begin_all_to_all(Stream& stream, Tensor recv, std::span<const int64_t> recv_counts,
+                                             const Tensor& send, std::span<const int64_t> send_counts) override {
+    return begin(stream, [&](Stream& on) { all_to_all(on, recv, recv_counts, send, send_counts); });
+  }
+
   void broadcast(Stream& stream, Tensor inout, int root) override {
     if (is_on_host(inout)) return waited().broadcast(stream, inout, root);
     check_root(root, size());
@@ -204,6 +214,29 @@ class NcclCommunicator final : public Communicator {
     });
   }
 
+  // Behind what is on the stream so far, on a stream of the communicator's own: its transfers go one after another.
+  template <class Call>
+  std::unique_ptr<Transfer> begin(Stream& stream, Call&& call) {
+    auto transfer = std::make_unique<Beside>();
+    if (!stream.is_cuda() || stream.is_profiled()) {  // a profile is of one stream
+      call(stream);
+    } else {
+      Event ready(runtime_);
+      ready.record(stream);
+      ready.hold(beside_);
+      call(beside_);
+      transfer->end.emplace(runtime_);
+      transfer->end->record(beside_);
+    }
+    return transfer;
+  }
+  struct Beside final : Transfer {
+    std::optional<Event> end;  // none: the stream itself did it
+    void finish(Stream& stream) override {
+      if (end) end->hold(stream);
+    }
+  };
+
   template <class Call>
   void enqueue(Stream& stream, const char* name, Call&& call) {
     cuda::CudaStream& native = cuda::native(stream);
@@ -242,6 +275,7 @@ class NcclCommunicator final : public Communicator {
   std::unique_ptr<Communicator> host_;
   DeviceRuntime& runtime_;
   int exceptions_;
+  Stream beside_{runtime_, Urgency::kHigh};             // of the transfers that are begun
   std::unique_ptr<Handle> handle_;                      // none for one rank
   std::vector<std::weak_ptr<cuda::CudaStream*>> used_;  // streams with collectives since the last wait
   bool recorded_ = false;                               // collectives are part of graphs, whose launches nobody tells

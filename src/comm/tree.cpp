@@ -141,7 +141,8 @@ std::vector<Tensor> TreeFold::partials() const {
 
 namespace {
 
-// One exchange of tree_reduce_scatter. Legend: a piece is what one owner gets done in one round.
+// One exchange of tree_reduce_scatter. While the pieces of one round are added, those of the next are on their way: two
+// rounds have memory. Legend: a piece is what one owner gets done in one round.
 class Exchange {
  public:
   Exchange(Stream& stream, Communicator& comm, Arena& scratch, const SumTree& tree, std::span<const Tensor> partials,
@@ -154,27 +155,44 @@ class Exchange {
       most = std::max(most, nodes_of(r));
       longest = std::max(longest, range(r).count);
     }
-    const int64_t budget = static_cast<int64_t>(exchange_bytes / size_of(dtype));
-    piece_ = std::min(longest, std::max(kSmallestPiece, budget / (nodes + most * others)));
+    const int64_t budget = static_cast<int64_t>(exchange_bytes / size_of(dtype)) / (nodes + most * others);
+    piece_ = budget >= longest ? longest : std::min(longest, std::max(kSmallestPiece, budget / 2));
     rounds_ = longest == 0 ? 0 : (longest + piece_ - 1) / piece_;
     if (others == 0) return;
     const int64_t largest_own = std::min(piece_, range(comm_.rank()).count);
-    send_ = scratch.allocate({own * others * piece_}, dtype, "gradient pieces to send");
-    recv_ = scratch.allocate({(nodes - own) * largest_own}, dtype, "gradient pieces received");
+    for (int64_t i = 0; i < std::min<int64_t>(rounds_, 2); ++i) {
+      rounds_under_way_.push_back({scratch.allocate({own * others * piece_}, dtype, "gradient pieces to send"),
+                                   scratch.allocate({(nodes - own) * largest_own}, dtype, "gradient pieces received"),
+                                   nullptr});
+    }
   }
 
-  int64_t rounds() const { return rounds_; }
+  void run(const Tensor& out) {
+    const bool trades = comm_.size() > 1;
+    if (trades && rounds_ > 0) begin(0);
+    for (int64_t round = 0; round < rounds_; ++round) {
+      if (trades) under_way(round).transfer->finish(stream_);
+      if (trades && round + 1 < rounds_) begin(round + 1);
+      add(round, out);
+    }
+  }
 
-  void run(int64_t round, const Tensor& out) {
+ private:
+  struct Round {
+    Tensor send, recv;
+    std::unique_ptr<Transfer> transfer;
+  };
+  Round& under_way(int64_t round) { return rounds_under_way_[static_cast<size_t>(round % 2)]; }
+
+  void add(int64_t round, const Tensor& out) {
     const FlatRange mine = piece_of(comm_.rank(), round);
-    if (comm_.size() > 1) trade(round, mine);
     if (mine.count == 0) return;
     std::vector<Valued<Tensor>> stack;
     int64_t received = 0;
     for (int r = 0; r < comm_.size(); ++r) {
       for (size_t j = 0; j < tree_.partials(r).size(); ++j) {
         const Tensor value = r == comm_.rank() ? partials_[j].slice(mine.offset, mine.count)
-                                               : recv_.slice(received++ * mine.count, mine.count);
+                                               : under_way(round).recv.slice(received++ * mine.count, mine.count);
         push_node(stack, {tree_.partials(r)[j], value}, tree_.leaves(),
                   [&](const auto& left, const auto& right) { ops::add(stream_, left.value, right.value); });
       }
@@ -184,7 +202,6 @@ class Exchange {
     if (target.raw() != stack[0].value.raw()) ops::copy(stream_, target, stack[0].value);
   }
 
- private:
   int64_t nodes_of(int rank) const { return static_cast<int64_t>(tree_.partials(rank).size()); }
   FlatRange range(int rank) const { return owned_[static_cast<size_t>(rank)]; }
   FlatRange piece_of(int rank, int64_t round) const {
@@ -192,8 +209,10 @@ class Exchange {
     return {range(rank).offset + first, std::min(piece_, range(rank).count - first)};
   }
 
-  // Every rank's nodes of my piece come to recv_ in order of ranks, my nodes of their pieces go to them.
-  void trade(int64_t round, FlatRange mine) {
+  // Every rank's nodes of my piece set out for recv in order of ranks, my nodes of their pieces for them.
+  void begin(int64_t round) {
+    const FlatRange mine = piece_of(comm_.rank(), round);
+    const Tensor& send = under_way(round).send;
     std::vector<int64_t> send_counts, recv_counts;
     int64_t sent = 0;
     for (int r = 0; r < comm_.size(); ++r) {
@@ -203,12 +222,13 @@ class Exchange {
       recv_counts.push_back(self ? 0 : nodes_of(r) * mine.count);
       if (self || theirs.count == 0) continue;
       for (const Tensor& partial : partials_) {
-        ops::copy(stream_, send_.slice(sent, theirs.count), partial.slice(theirs.offset, theirs.count));
+        ops::copy(stream_, send.slice(sent, theirs.count), partial.slice(theirs.offset, theirs.count));
         sent += theirs.count;
       }
     }
     const int64_t received = std::accumulate(recv_counts.begin(), recv_counts.end(), int64_t{0});
-    comm_.all_to_all(stream_, recv_.slice(0, received), recv_counts, send_.slice(0, sent), send_counts);
+    under_way(round).transfer = comm_.begin_all_to_all(stream_, under_way(round).recv.slice(0, received), recv_counts,
+                                                       send.slice(0, sent), send_counts);
   }
 
   Stream& stream_;
@@ -217,7 +237,7 @@ class Exchange {
   std::span<const Tensor> partials_;
   std::span<const FlatRange> owned_;
   int64_t piece_ = 0, rounds_ = 0;
-  Tensor send_, recv_;
+  std::vector<Round> rounds_under_way_;
 };
 
 }  // namespace
@@ -233,7 +253,7 @@ void tree_reduce_scatter(Stream& stream, Communicator& comm, Arena& scratch, con
              " elements, owned are ", owned[static_cast<size_t>(comm.rank())].count);
   const ArenaScope scope(scratch);
   Exchange exchange(stream, comm, scratch, tree, partials, owned, out.dtype(), exchange_bytes);
-  for (int64_t round = 0; round < exchange.rounds(); ++round) exchange.run(round, out);
+  exchange.run(out);
 }
 
 double tree_sum(std::span<const double> leaves) {

@@ -39,7 +39,7 @@ class CpuRuntime final : public DeviceRuntime {
   void release(void* data, size_t bytes) override {
     if (data != nullptr) munmap(data, whole_pages(bytes));
   }
-  std::unique_ptr<NativeStream> make_stream() override { return nullptr; }
+  std::unique_ptr<NativeStream> make_stream(Urgency) override { return nullptr; }
   void copy_to_device(NativeStream*, void* device, const void* host, size_t bytes) override {
     if (bytes) std::memcpy(device, host, bytes);
   }
@@ -69,7 +69,7 @@ class MetaRuntime final : public DeviceRuntime {
     const std::lock_guard<std::mutex> lock(guard_);
     if (--live_ == 0) used_ = 0;
   }
-  std::unique_ptr<NativeStream> make_stream() override { return nullptr; }
+  std::unique_ptr<NativeStream> make_stream(Urgency) override { return nullptr; }
   void copy_to_device(NativeStream*, void*, const void*, size_t) override {}
   void copy_to_host(NativeStream*, void*, const void*, size_t) override {
     throw RunError("meta device", "it holds no values; the caller must not read results on it");

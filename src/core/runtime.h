@@ -35,6 +35,9 @@ struct KernelTime {
   double seconds = 0;
 };
 
+// Which of two streams with work for a device that is busy goes first.
+enum class Urgency { kUsual, kHigh };
+
 class DeviceRuntime {
  public:
   virtual ~DeviceRuntime() = default;
@@ -47,7 +50,7 @@ class DeviceRuntime {
   virtual void release(void* data, size_t bytes) = 0;
   // Bytes that can still be allocated; nothing where a system decides that as memory is touched.
   virtual std::optional<size_t> free_bytes() { return std::nullopt; }
-  virtual std::unique_ptr<NativeStream> make_stream() = 0;
+  virtual std::unique_ptr<NativeStream> make_stream(Urgency) = 0;
   // Memory of the host that copies reach while the host goes on (page-locked on a GPU); zero.
   virtual void* allocate_host(size_t bytes);
   virtual void release_host(void* data, size_t bytes);

@@ -2,6 +2,7 @@
 #include "core/runtime.h"
 #include "core/tensor.h"
 
+#include <chrono>
 #include <cstdint>
 #include <functional>
 #include <memory>
@@ -36,10 +37,18 @@ struct OpCounter {
   }
 };
 
+// Work beside a stream that goes on only while the host looks after it: messages of MPI.
+class Background {
+ public:
+  virtual ~Background() = default;
+  virtual void advance() = 0;  // does what can be done at once; throws RunError
+};
+
 // An ordered queue of work on one device. Ops take it first; it decides which backend runs them.
 class Stream {
  public:
-  explicit Stream(DeviceRuntime& runtime) : runtime_(&runtime), native_(runtime.make_stream()) {}
+  explicit Stream(DeviceRuntime& runtime, Urgency urgency = Urgency::kUsual)
+      : runtime_(&runtime), native_(runtime.make_stream(urgency)) {}
 
   Device device() const { return runtime_->device(); }
   bool is_cuda() const { return device().kind == Device::Kind::kCuda; }
@@ -66,11 +75,27 @@ class Stream {
   }
   bool is_profiled() const { return profiled_; }
 
+  // Advances before every op, until it is forgotten.
+  void look_after(Background& work) { background_.push_back(&work); }
+  void forget(Background& work) { std::erase(background_, &work); }
+  void advance_background() {
+    if (background_.empty()) return;
+    const auto start = std::chrono::steady_clock::now();
+    const std::vector<Background*> all = background_;  // an end may remove one
+    for (Background* work : all) work->advance();
+    const std::chrono::duration<double, std::milli> spent = std::chrono::steady_clock::now() - start;
+    background_milliseconds_ += spent.count();
+  }
+  // What that took the host since the last call of this.
+  double take_background_milliseconds() { return std::exchange(background_milliseconds_, 0.0); }
+
  private:
   DeviceRuntime* runtime_;
   std::unique_ptr<NativeStream> native_;
   OpCounter counter_;
   bool profiled_ = false;
+  std::vector<Background*> background_;
+  double background_milliseconds_ = 0;
 };
 
 // A point in streams of one device.

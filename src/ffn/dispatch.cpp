@@ -1,10 +1,13 @@
 #include "ffn/dispatch.h"
 
+#include "ffn/token_route.h"
 #include "kernels/ops.h"
 
 #include <algorithm>
 #include <cmath>
-#include <numeric>
+#include <memory>
+#include <span>
+#include <utility>
 #include <vector>
 
 namespace sffn {
@@ -13,80 +16,6 @@ namespace {
 std::vector<int64_t> equal_counts(const Communicator& ranks, int64_t rows) {
   return std::vector<int64_t>(static_cast<size_t>(ranks.size()), rows);
 }
-
-int64_t total(const std::vector<int64_t>& counts) { return std::accumulate(counts.begin(), counts.end(), int64_t{0}); }
-
-class GatherTrip final : public TokenTrip {
- public:
-  GatherTrip(const ExpertShare& share, int64_t tokens) : arrived_(share.ranks * tokens) {}
-  int64_t arrived() const override { return arrived_; }
-  Tensor bring(Context& ctx, const Tensor& mine) const override { return gather_expert_rows(ctx, mine); }
-  void give_back(Context& ctx, Tensor out, const Tensor& here, const Tensor& bias) const override {
-    return_expert_rows(ctx, out, here, bias);
-  }
-
- private:
-  int64_t arrived_;
-};
-
-// Rows are sorted by the rank they go to, then by token: the routing of blocks (kernels/routing.h) with ranks for
-// blocks. On the meta device every token goes to every rank, which is the most that scratch must hold.
-class AllToAllTrip final : public TokenTrip {
- public:
-  // Its tensors are in ctx.scratch.
-  AllToAllTrip(Context& ctx, const ExpertShare& share, const Tensor& blocks, int64_t blocks_of_rank) : R_(share.ranks) {
-    const int64_t n = blocks.rows();
-    const auto indices = [&](Shape shape, const char* what) { return ctx.scratch.allocate(shape, DType::kI32, what); };
-    const Tensor ranks = indices({n, R_}, "ranks of the tokens"), counts = indices({1, R_}, "rows to each rank");
-    routing_ = {.order = indices({n * R_}, "order by rank"),
-                .inverse = indices({n * R_}, "row of each rank"),
-                .offsets = indices({R_ + 1}, "rows by rank"),
-                .blocks = R_,
-                .per_token = R_,
-                .chunk = n};
-    ops::ranks_of_blocks(ctx.stream, ranks, blocks, blocks_of_rank);
-    ops::count_blocks(ctx.stream, counts, ranks);
-    ops::exclusive_scan(ctx.stream, routing_.offsets, counts.view({R_}));
-    ops::sort_by_block(ctx.stream, routing_, ranks);
-    agree_on_counts(ctx, counts, n);
-  }
-  int64_t arrived() const override { return total(receive_); }
-
-  Tensor bring(Context& ctx, const Tensor& mine) const override {
-    const Tensor here = ctx.scratch.allocate({arrived(), mine.cols()}, mine.dtype(), "rows that arrived");
-    const ArenaScope scope(ctx.scratch);
-    const int64_t rows = total(send_);
-    const Tensor sent = ctx.scratch.allocate({rows, mine.cols()}, mine.dtype(), "rows that leave");
-    ops::gather_tokens(ctx.stream, sent, mine, routing_.order.slice(0, rows), R_);
-    ctx.parallel.expert->all_to_all(ctx.stream, here, receive_, sent, send_);
-    return here;
-  }
-  void give_back(Context& ctx, Tensor out, const Tensor& here, const Tensor& bias) const override {
-    const ArenaScope scope(ctx.scratch);
-    const Tensor back = ctx.scratch.allocate({total(send_), out.cols()}, out.dtype(), "rows that came back");
-    ctx.parallel.expert->all_to_all(ctx.stream, back, send_, here, receive_);
-    ops::combine_tokens(ctx.stream, out, back, routing_.inverse.view({out.rows(), R_}), bias);
-  }
-
- private:
-  void agree_on_counts(Context& ctx, const Tensor& counts, int64_t tokens) {
-    Communicator& expert = *ctx.parallel.expert;
-    send_ = receive_ = equal_counts(expert, tokens);
-    if (ctx.stream.is_meta()) return;
-    std::vector<int32_t> mine(static_cast<size_t>(R_));
-    ctx.stream.copy_to_host(mine.data(), counts);
-    ctx.stream.synchronize();
-    const std::vector<int32_t> all = expert.gather_lists(mine);
-    for (size_t r = 0; r < mine.size(); ++r) {
-      send_[r] = mine[r];
-      receive_[r] = all[r * mine.size() + static_cast<size_t>(expert.rank())];
-    }
-  }
-
-  int64_t R_;
-  BlockRouting routing_;
-  std::vector<int64_t> send_, receive_;  // rows to and from each rank
-};
 
 }  // namespace
 
@@ -145,59 +74,170 @@ Dispatch choose_dispatch(Dispatch wanted, const DispatchVolume& volume, bool is_
   return !is_cuda && volume.all_to_all < kWorthWaiting * volume.gather ? Dispatch::kAllToAll : Dispatch::kGather;
 }
 
-template <class Visit>
-void TokenDispatcher::for_each_chunk(Context& ctx, int64_t tokens, const Tensor& x, int64_t width_out, DType dtype,
-                                     const Selection& chosen, Visit&& visit) const {
+namespace {
+
+// The chunks of one pass. Legend: a lane is the memory of one chunk under way; two serve, because a chunk sets out when
+// the blocks have done with the one before the last. That one's route is needed until its results are home: three
+// routes.
+class Pipeline {
+ public:
+  // What the blocks need of the tokens; absent parts do not travel.
+  struct There {
+    Tensor x, dy, kept, weights;
+  };
+  // What comes back: out = Σ_r of the ranks' rows, + bias.
+  struct Back {
+    Tensor out, bias;
+    const char* what;
+  };
+  // here [N', C]: of each Back what to fill in.
+  using Work = std::function<void(std::span<const Tensor> here, const Tensor& dy, const TokenDispatcher::Arrived&)>;
+
+  Pipeline(Context& ctx, const ExpertShare& share, int64_t local_blocks, Dispatch dispatch, There there,
+           std::vector<Back> back)
+      : ctx_(ctx),
+        share_(share),
+        local_blocks_(local_blocks),
+        there_(std::move(there)),
+        back_(std::move(back)),
+        tokens_(there_.kept.rows()),
+        chunks_((tokens_ + share.chunk - 1) / share.chunk) {
+    if (dispatch == Dispatch::kAllToAll) counts_ = count_rows_by_rank(ctx, share, local_blocks, there_.kept);
+    const int64_t most = std::min(share_.chunk, tokens_);
+    for (int64_t i = 0; i < std::min<int64_t>(chunks_, 3); ++i) {
+      routes_.push_back(dispatch == Dispatch::kGather ? make_gather_route(share_)
+                                                      : make_all_to_all_route(ctx_, share_, local_blocks_, most));
+    }
+    for (int64_t i = 0; i < std::min<int64_t>(chunks_, 2); ++i) lanes_.push_back(make_lane(most));
+  }
+
+  void run(const Work& work) {
+    if (chunks_ == 0) return;
+    set_out(0);
+    for (int64_t chunk = 0; chunk < chunks_; ++chunk) {
+      arrive(chunk);
+      if (chunk + 1 < chunks_) set_out(chunk + 1);
+      compute(chunk, work);
+      turn_back(chunk);
+      if (chunk > 0) come_home(chunk - 1);
+    }
+    come_home(chunks_ - 1);
+  }
+
+ private:
+  struct Lane {
+    RowsUnderWay x, dy, kept, weights;
+    std::vector<RowsUnderWay> back;
+  };
+
+  // For chunks of this many tokens.
+  Lane make_lane(int64_t most) {
+    Lane lane;
+    const auto there = [&](const Tensor& rows, const char* what) {
+      if (!rows.defined()) return RowsUnderWay();
+      return routes_[0]->outbound(ctx_, most, rows.cols(), rows.dtype(), what);
+    };
+    lane.x = there(there_.x, "tokens of the expert ranks");
+    lane.dy = there(there_.dy, "dy of the expert ranks");
+    lane.kept = there(there_.kept, "choices of the expert ranks");
+    lane.weights = there(there_.weights, "weights of the expert ranks");
+    for (const Back& back : back_) {
+      lane.back.push_back(routes_[0]->inbound(ctx_, most, back.out.cols(), back.out.dtype(), back.what));
+    }
+    return lane;
+  }
+
+  Lane& lane_of(int64_t chunk) { return lanes_[static_cast<size_t>(chunk % 2)]; }
+  TokenRoute& route_of(int64_t chunk) { return *routes_[static_cast<size_t>(chunk % 3)]; }
+  Tensor part_of(const Tensor& rows, int64_t chunk) const {
+    const int64_t first = chunk * share_.chunk;
+    return rows.slice(first, std::min(share_.chunk, tokens_ - first));
+  }
+  template <class F>
+  void each_there(Lane& lane, F&& f) {
+    if (lane.x.defined()) f(lane.x, there_.x);
+    if (lane.dy.defined()) f(lane.dy, there_.dy);
+    f(lane.kept, there_.kept);
+    if (lane.weights.defined()) f(lane.weights, there_.weights);
+  }
+
+  void set_out(int64_t chunk) {
+    Lane& lane = lane_of(chunk);
+    const int32_t* counts = counts_.empty() ? nullptr : counts_.data() + chunk * share_.ranks * share_.ranks;
+    route_of(chunk).take(ctx_, part_of(there_.kept, chunk), counts);
+    each_there(lane, [&](RowsUnderWay& rows, const Tensor& mine) {
+      route_of(chunk).begin_dispatch(ctx_, rows, part_of(mine, chunk));
+    });
+  }
+  void arrive(int64_t chunk) {
+    each_there(lane_of(chunk), [&](RowsUnderWay& rows, const Tensor&) { rows.end(ctx_.stream); });
+  }
+  void compute(int64_t chunk, const Work& work) {
+    Lane& lane = lane_of(chunk);
+    const int64_t rows = route_of(chunk).arrived();
+    const auto here = [&](const RowsUnderWay& of) { return of.defined() ? of.here(rows) : Tensor(); };
+    const Tensor blocks = lane.kept.here(rows);
+    ops::localise_blocks(ctx_.stream, blocks, blocks, share_.rank * local_blocks_, local_blocks_);
+    const TokenDispatcher::Arrived arrived{.x = here(lane.x),
+                                           .chosen = {.blocks = blocks, .kept = blocks, .weights = here(lane.weights)}};
+    std::vector<Tensor> results;
+    for (const RowsUnderWay& back : lane.back) results.push_back(back.here(rows));
+    work(results, here(lane.dy), arrived);
+  }
+  void turn_back(int64_t chunk) {
+    for (RowsUnderWay& rows : lane_of(chunk).back) route_of(chunk).begin_return(ctx_, rows);
+  }
+  void come_home(int64_t chunk) {
+    Lane& lane = lane_of(chunk);
+    for (size_t i = 0; i < back_.size(); ++i) {
+      lane.back[i].end(ctx_.stream);
+      route_of(chunk).combine(ctx_, part_of(back_[i].out, chunk), lane.back[i], back_[i].bias);
+    }
+  }
+
+  Context& ctx_;
+  const ExpertShare& share_;
+  const int64_t local_blocks_;
+  const There there_;
+  const std::vector<Back> back_;
+  const int64_t tokens_, chunks_;
+  std::vector<int32_t> counts_;  // all_to_all: count_rows_by_rank
+  std::vector<std::unique_ptr<TokenRoute>> routes_;
+  std::vector<Lane> lanes_;
+};
+
+}  // namespace
+
+Dispatch TokenDispatcher::dispatch_of(Context& ctx, const Tensor& x, int64_t width_out, DType dtype,
+                                      const Selection& chosen) const {
   const int64_t width_in = x.defined() ? x.cols() : 0;
   const TokenBytes token = TokenBytes::forward(width_in, width_out, chosen.kept.cols(), chosen.weights.defined(),
                                                static_cast<int64_t>(size_of(dtype)));
-  const DispatchVolume volume = dispatch_volume(share_.ranks, chosen.kept.cols(), token);
-  const Dispatch dispatch = choose_dispatch(share_.dispatch, volume, ctx.stream.is_cuda());
-  for (int64_t first = 0; first < tokens; first += share_.chunk) {
-    const ArenaScope scope(ctx.scratch);
-    const int64_t count = std::min(share_.chunk, tokens - first);
-    const Tensor kept = chosen.kept.slice(first, count);
-    std::unique_ptr<TokenTrip> trip;
-    if (dispatch == Dispatch::kGather) {
-      trip = std::make_unique<GatherTrip>(share_, count);
-    } else {
-      trip = std::make_unique<AllToAllTrip>(ctx, share_, kept, local_blocks_);
-    }
-    Arrived arrived;
-    if (x.defined()) arrived.x = trip->bring(ctx, x.slice(first, count));
-    const Tensor blocks = trip->bring(ctx, kept);
-    ops::localise_blocks(ctx.stream, blocks, blocks, share_.rank * local_blocks_, local_blocks_);
-    arrived.chosen = {.blocks = blocks, .kept = blocks, .weights = {}};
-    if (chosen.weights.defined()) arrived.chosen.weights = trip->bring(ctx, chosen.weights.slice(first, count));
-    visit(*trip, arrived, first, count);
-  }
+  return choose_dispatch(share_.dispatch, dispatch_volume(share_.ranks, chosen.kept.cols(), token),
+                         ctx.stream.is_cuda());
 }
 
 void TokenDispatcher::forward(Context& ctx, Tensor y, const Tensor& bias, const Tensor& x, const Selection& chosen,
                               const Forward& compute) const {
-  const auto visit = [&](const TokenTrip& trip, const Arrived& arrived, int64_t first, int64_t count) {
-    const Tensor y_here = ctx.scratch.allocate({trip.arrived(), y.cols()}, y.dtype(), "outputs of the blocks");
-    compute(y_here, arrived);
-    trip.give_back(ctx, y.slice(first, count), y_here, bias);
-  };
-  for_each_chunk(ctx, y.rows(), x, y.cols(), y.dtype(), chosen, visit);
+  const ArenaScope scope(ctx.scratch);
+  Pipeline pipeline(ctx, share_, local_blocks_, dispatch_of(ctx, x, y.cols(), y.dtype(), chosen),
+                    {.x = x, .dy = {}, .kept = chosen.kept, .weights = chosen.weights},
+                    {{.out = y, .bias = bias, .what = "outputs of the blocks"}});
+  pipeline.run([&](std::span<const Tensor> here, const Tensor&, const Arrived& arrived) { compute(here[0], arrived); });
 }
 
 void TokenDispatcher::backward(Context& ctx, Tensor dx, Tensor dweights, const Tensor& dy, const Tensor& x,
                                const Selection& chosen, const Backward& compute) const {
-  const auto visit = [&](const TokenTrip& trip, const Arrived& arrived, int64_t first, int64_t count) {
-    const Tensor dy_here = trip.bring(ctx, dy.slice(first, count));
-    const auto allocate = [&](const Tensor& like, const char* what) {
-      if (!like.defined()) return Tensor();
-      return ctx.scratch.allocate({trip.arrived(), like.cols()}, like.dtype(), what);
-    };
-    const Tensor dx_here = allocate(dx, "dx of the tokens here");
-    const Tensor dweights_here = allocate(dweights, "dweights of the tokens here");
-    compute(dx_here, dweights_here, dy_here, arrived);
-    if (dx.defined()) trip.give_back(ctx, dx.slice(first, count), dx_here, Tensor());
-    if (dweights.defined()) trip.give_back(ctx, dweights.slice(first, count), dweights_here, Tensor());
-  };
-  for_each_chunk(ctx, dy.rows(), x, dy.cols(), dy.dtype(), chosen, visit);
+  const ArenaScope scope(ctx.scratch);
+  std::vector<Pipeline::Back> back;
+  if (dx.defined()) back.push_back({.out = dx, .bias = {}, .what = "dx of the tokens here"});
+  if (dweights.defined()) back.push_back({.out = dweights, .bias = {}, .what = "dweights of the tokens here"});
+  Pipeline pipeline(ctx, share_, local_blocks_, dispatch_of(ctx, x, dy.cols(), dy.dtype(), chosen),
+                    {.x = x, .dy = dy, .kept = chosen.kept, .weights = chosen.weights}, std::move(back));
+  pipeline.run([&](std::span<const Tensor> here, const Tensor& dy_here, const Arrived& arrived) {
+    const Tensor dx_here = dx.defined() ? here.front() : Tensor();
+    compute(dx_here, dweights.defined() ? here.back() : Tensor(), dy_here, arrived);
+  });
 }
 
 }  // namespace sffn

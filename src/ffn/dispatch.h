@@ -6,29 +6,18 @@
 //   gather      every token goes to every rank, and comes back from every rank: no counts, static shapes
 //   all_to_all  a token goes once to each rank that holds one of its blocks, with its blocks and weights; ranks tell
 //               each other how many rows they send, so the host reads counts of the device
-// In chunks of `chunk` tokens a rank, for which scratch is made.
-// Legend: N tokens of a rank, R expert ranks, W width of x, D width, b chosen.
+// In chunks of `chunk` tokens a rank, two of which scratch is made for: while the blocks work on one chunk, the tokens
+// of the next are on their way here, and what was made of the one before is on its way back. Legend: N tokens of a
+// rank, R expert ranks, W width of x, D width, b chosen.
 #pragma once
-#include "config/config.h"
-#include "core/params.h"
+#include "ffn/expert_share.h"
 #include "ffn/selector.h"
 #include "nn/context.h"
 
 #include <cstdint>
 #include <functional>
-#include <memory>
 
 namespace sffn {
-
-// Which share of the blocks a rank holds, and how tokens get to them.
-struct ExpertShare {
-  int64_t rank = 0, ranks = 1;
-  int64_t chunk = 8192;  // tokens of a rank
-  Dispatch dispatch = Dispatch::kAuto;
-
-  bool spread() const { return ranks > 1; }
-  RowRange rows(int64_t rows) const { return {rank * (rows / ranks), rows / ranks}; }
-};
 
 // The rows of every expert rank in rank order, [R·N, …], in ctx.scratch; mine [N, …].
 Tensor gather_expert_rows(Context&, const Tensor& mine);
@@ -58,17 +47,6 @@ DispatchVolume dispatch_volume(int64_t ranks, int64_t chosen, const TokenBytes&)
 // kAuto: all_to_all where it sends a tenth less, and the device can wait for counts.
 Dispatch choose_dispatch(Dispatch wanted, const DispatchVolume& volume, bool is_cuda);
 
-// The way of one chunk of tokens [n, …] of every rank to the ranks of their blocks, and back.
-class TokenTrip {
- public:
-  virtual ~TokenTrip() = default;
-  virtual int64_t arrived() const = 0;  // tokens N' that this rank's blocks see
-  // The rows of those tokens [N', C] in ctx.scratch; mine [n, C] of any type.
-  virtual Tensor bring(Context&, const Tensor& mine) const = 0;
-  // out [n, C] = Σ_r of what rank r made of this rank's tokens, + bias [C] acc, or absent; here [N', C].
-  virtual void give_back(Context&, Tensor out, const Tensor& here, const Tensor& bias) const = 0;
-};
-
 class TokenDispatcher {
  public:
   // Tokens as this rank's blocks see them: blocks counted from the first of the rank, -1 for those of other ranks.
@@ -89,10 +67,7 @@ class TokenDispatcher {
                 const Backward&) const;
 
  private:
-  // visit(trip, arrived, first, count) inside a scope of scratch; every rank makes the same visits.
-  template <class Visit>
-  void for_each_chunk(Context&, int64_t tokens, const Tensor& x, int64_t width_out, DType, const Selection&,
-                      Visit&& visit) const;
+  Dispatch dispatch_of(Context&, const Tensor& x, int64_t width_out, DType, const Selection&) const;
 
   ExpertShare share_;
   int64_t local_blocks_;

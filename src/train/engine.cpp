@@ -66,10 +66,10 @@ Engine::Engine(const Config& config, const Parallel& parallel, DeviceRuntime& ru
     const int64_t leaves = config.micro_batches_per_step() / expert_ranks;
     groups_.emplace_back(config, parallel, runtime, *model_.stores()[1], true,
                          split_leaves(leaves, parallel.replicas->size()));
-    if (!runtime.is_asynchronous()) expert_ranks_ = std::make_unique<TimedCommunicator>(*parallel.expert);
   }
   reads_counts_ = expert_ranks > 1 && config.parallel.dispatch == Dispatch::kAllToAll;
   open_books();
+  if (expert_ranks > 1) expert_ranks_ = std::make_unique<TimedCommunicator>(*parallel.expert, books_.waited);
 }
 
 void Engine::open_books() {
@@ -80,7 +80,7 @@ void Engine::open_books() {
   for (const ParameterGroup& group : groups_) chunks += group.chunks();
   const int64_t leaf = 1 + config_.model.layers, counted = counter_count(model_) + kFlags;
   const int64_t leaves = std::accumulate(leaf_counts_.begin(), leaf_counts_.end(), int64_t{0});
-  const int64_t reported = update::kCount + leaf + counted;
+  const int64_t reported = update::kCount + leaf + counted + 2;
   const int64_t numbers = reported + leaf + leaves * leaf + chunks + 1 + ranks * counted;
   books_.memory = Buffer(runtime_, {numbers}, DType::kF64);
   const Tensor all = books_.memory.tensor({numbers}, DType::kF64);
@@ -92,6 +92,7 @@ void Engine::open_books() {
   books_.numbers = take({update::kCount});
   books_.sums = take({leaf});
   books_.counted = take({counted});
+  books_.waited = take({2});
   books_.leaf = take({leaf});
   books_.leaves = take({leaves, leaf});
   books_.squares = take({chunks, 1});
@@ -238,10 +239,14 @@ void Engine::start(int64_t step, const BatchOf& batch_of, double learning_rate, 
   SFFN_CHECK(started_ - finished_ < depth(), "a step is started while ", depth(), " are not finished");
   Record& record = records_[static_cast<size_t>(started_ % depth())];
   record.begin.record(stream_);
-  if (expert_ranks_) expert_ranks_->take_milliseconds();  // of evaluations
+  if (expert_ranks_) expert_ranks_->take_host_milliseconds();  // of evaluations
+  stream_.take_background_milliseconds();
+  ops::fill_zero(stream_, books_.waited);
   give(record, step, learning_rate, flags);
   accumulate_gradients(step, batch_of, progress);
   record.computed.record(stream_);
+  record.host_waited_ms = stream_.take_background_milliseconds();
+  if (expert_ranks_) record.host_waited_ms += expert_ranks_->take_host_milliseconds();
   progress(kGradientExchange);
   {
     const NamedRange name(stream_, "gradient exchange");
@@ -271,18 +276,17 @@ StepNumbers Engine::finish() {
   numbers.forward_backward_ms = record.computed.milliseconds_since(record.begin);
   numbers.communication_ms =
       record.exchanged.milliseconds_since(record.computed) + record.done.milliseconds_since(record.updated);
-  if (expert_ranks_) {
-    const double amid_pass = expert_ranks_->take_milliseconds();
-    numbers.communication_ms += amid_pass;
-    numbers.forward_backward_ms -= amid_pass;
-  }
   numbers.optimizer_ms = record.updated.milliseconds_since(record.exchanged);
   const auto* report = reinterpret_cast<const double*>(record.report.data());
+  const double* extra = report + update::kCount + 1;
+  const double* counted = extra + config_.model.layers;
+  const double* waited = counted + books_.counted.numel();
+  const double amid_passes = record.host_waited_ms + 1e-6 * waited[1];
+  numbers.communication_ms += amid_passes;
+  numbers.forward_backward_ms -= amid_passes;
   numbers.loss = report[update::kLoss];
   numbers.gradient_norm = report[update::kNorm];
   numbers.finite = report[update::kApplied] != 0;
-  const double* extra = report + update::kCount + 1;
-  const double* counted = extra + config_.model.layers;
   const std::vector<std::vector<double>> counts = split_counters(model_, counted);
   numbers.block_load = block_load(model_, counts);
   for (size_t i = 0; i < counts.size(); ++i) {

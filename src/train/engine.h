@@ -42,7 +42,7 @@ struct StepNumbers {
   double gradient_norm = 0;  // before clipping, over all parameters
   bool finite = true;        // loss and norm; when false nothing was updated
   double forward_backward_ms = 0, optimizer_ms = 0;
-  double communication_ms = 0;  // that nothing hides; on a GPU without the exchange of tokens within a pass
+  double communication_ms = 0;  // that nothing hides
   Json ffn = Json::object();  // "LAYER": what the layer counted, and balance_loss; layers that count nothing are absent
   Json block_load = Json::object();  // "LAYER": choices of each block in this step
   std::vector<double> flags;         // those of all ranks, summed
@@ -107,6 +107,7 @@ class Engine {
     Tensor numbers;  // [update::kCount]
     Tensor sums;     // [1 + L] of the leaves
     Tensor counted;  // [K + F] of all ranks
+    Tensor waited;   // [2], ops::start_clock: for expert ranks, within passes
     Tensor leaf;     // [1 + L] of the micro-batch at hand: Σ -log p, extra losses
     Tensor leaves;   // [M, 1 + L]
     Tensor squares;  // [C, 1], of all groups
@@ -120,6 +121,7 @@ class Engine {
     explicit Record(DeviceRuntime& runtime)
         : begin(runtime), computed(runtime), exchanged(runtime), updated(runtime), done(runtime) {}
     HostBuffer given, report;
+    double host_waited_ms = 0;  // within passes: for expert ranks, and to move their messages on
     Event begin, computed, exchanged, updated, done;
   };
 
@@ -142,8 +144,7 @@ class Engine {
   Transformer model_;
   std::vector<LeafRange> leaves_;  // per rank: its micro-batches of a step
   std::vector<ParameterGroup> groups_;
-  // Of a pass, where blocks are spread, on a device whose calls return when the work is done.
-  std::unique_ptr<TimedCommunicator> expert_ranks_;
+  std::unique_ptr<TimedCommunicator> expert_ranks_;  // of a pass, where blocks are spread
   Arena saved_, scratch_;
   BatchUpload batch_;
   std::vector<int64_t> leaf_counts_, one_each_;  // rows of each rank in the books

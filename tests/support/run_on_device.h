@@ -146,7 +146,8 @@ class Kinds {
     if (reference_) return false;
     if (op == "adamw") return float_;  // beside bf16 and the numbers of the update, which are f64
     if (op == "copy") return !double_read_ && (single_ || !double_);  // the CPU has all conversions
-    for (const std::string_view counts : {"accumulate_counts", "limit_capacity", "tree_sum", "update_numbers"}) {
+    for (const std::string_view counts :
+         {"accumulate_counts", "limit_capacity", "tree_sum", "update_numbers", "start_clock", "stop_clock"}) {
       if (op == counts) return true;
     }
     return single_ || !double_;

@@ -16,7 +16,7 @@ class Unsound final : public DeviceRuntime {
   Device device() const override { return Device::cpu(); }
   void* allocate(size_t bytes) override { return cpu_runtime().allocate(bytes); }
   void release(void* data, size_t bytes) override { cpu_runtime().release(data, bytes); }
-  std::unique_ptr<NativeStream> make_stream() override { return nullptr; }
+  std::unique_ptr<NativeStream> make_stream(Urgency) override { return nullptr; }
   void copy_to_device(NativeStream*, void* device, const void* host, size_t bytes) override {
     std::memcpy(device, host, bytes);
     if (bytes != batch_bytes_) return;  // inputs, targets, positions
