@@ -1,6 +1,6 @@
-// The way of one chunk of tokens of every expert rank to the ranks of their blocks, and back. Transfers are begun in one
-// place and ended in another, so that work on other chunks runs beside them.
-// Legend: n tokens of a rank in a chunk, R expert ranks, b chosen, C columns, N' rows that arrive here, at most R·n.
+// The way of one chunk of tokens of every expert rank to the ranks of their blocks, and back. Transfers are begun in
+// one place and ended in another, so that work on other chunks runs beside them. Legend: n tokens of a rank in a chunk,
+// R expert ranks, b chosen, C columns, N' rows that arrive here, at most R·n.
 #pragma once
 #include "ffn/expert_share.h"
 #include "kernels/routing.h"

@@ -120,36 +120,6 @@ void check_broadcast_of(Communicator& comm, Stream& stream) {
   }
 }
 
-// Two transfers under way at once, with work of the stream and calls of the host between their beginning and their end.
-void check_halves(Communicator& comm, DeviceRuntime& runtime) {
-  Stream stream(runtime);
-  const int ranks = comm.size(), rank = comm.rank();
-  for (const int64_t rows : {0, 1, 5000}) {  // 60 kB: no message that MPI sends off at once
-    const Counts each(static_cast<size_t>(ranks), rows);
-    Rows<float> all(stream, ranks * rows), mine(stream, rows), send(stream, ranks * rows), recv(stream, ranks * rows);
-    for (int64_t i = 0; i < rows * kColumns; ++i) {
-      mine.host[static_cast<size_t>(i)] = value_of(rank, 0, i);
-      for (int r = 0; r < ranks; ++r) send.host[static_cast<size_t>(r * rows * kColumns + i)] = value_of(rank, r, i);
-    }
-    mine.put(), send.put();
-    const auto gather = comm.begin_all_gather(stream, all.tensor, mine.tensor, each);
-    const auto exchange = comm.begin_all_to_all(stream, recv.tensor, each, send.tensor, each);
-    Rows<float> beside(stream, 1);
-    beside.put();
-    expect(beside.values()[0], -1, "work beside a transfer", rank, 0);
-    SFFN_CHECK(comm.max_value(rank) == ranks - 1, "max_value beside a transfer");
-    gather->finish(stream);
-    exchange->finish(stream);
-    const float *gathered = all.values(), *received = recv.values();
-    for (int r = 0; r < ranks; ++r) {
-      for (int64_t i = 0; i < rows * kColumns; ++i) {
-        expect(*gathered++, value_of(r, 0, i), "begin_all_gather", rank, i);
-        expect(*received++, value_of(r, rank, i), "begin_all_to_all", rank, i);
-      }
-    }
-  }
-}
-
 template <class T>
 void check_tensors(Communicator& comm, DeviceRuntime& runtime) {
   Stream stream(runtime);
@@ -244,11 +214,38 @@ void check_bad_arguments(Communicator& comm, DeviceRuntime& runtime) {
 
 }  // namespace
 
+void check_halves(Communicator& comm, int64_t rows, DeviceRuntime& runtime) {
+  Stream stream(runtime);
+  const int ranks = comm.size(), rank = comm.rank();
+  const Counts each(static_cast<size_t>(ranks), rows);
+  Rows<float> all(stream, ranks * rows), mine(stream, rows), send(stream, ranks * rows), recv(stream, ranks * rows);
+  for (int64_t i = 0; i < rows * kColumns; ++i) {
+    mine.host[static_cast<size_t>(i)] = value_of(rank, 0, i);
+    for (int r = 0; r < ranks; ++r) send.host[static_cast<size_t>(r * rows * kColumns + i)] = value_of(rank, r, i);
+  }
+  mine.put(), send.put();
+  const auto gather = comm.begin_all_gather(stream, all.tensor, mine.tensor, each);
+  const auto exchange = comm.begin_all_to_all(stream, recv.tensor, each, send.tensor, each);
+  Rows<float> beside(stream, 1);
+  beside.put();
+  expect(beside.values()[0], -1, "work beside a transfer", rank, 0);
+  SFFN_CHECK(comm.max_value(rank) == ranks - 1, "max_value beside a transfer");
+  gather->finish(stream);
+  exchange->finish(stream);
+  const float *gathered = all.values(), *received = recv.values();
+  for (int r = 0; r < ranks; ++r) {
+    for (int64_t i = 0; i < rows * kColumns; ++i) {
+      expect(*gathered++, value_of(r, 0, i), "begin_all_gather", rank, i);
+      expect(*received++, value_of(r, rank, i), "begin_all_to_all", rank, i);
+    }
+  }
+}
+
 void check_conformance(Communicator& comm, DeviceRuntime& runtime) {
   check_tensors<float>(comm, runtime);
   check_tensors<bfloat16>(comm, runtime);
   check_tensors<double>(comm, runtime);
-  check_halves(comm, runtime);
+  for (const int64_t rows : {0, 1, 20}) check_halves(comm, rows, runtime);
   check_values(comm);
   check_split(comm, runtime);
   check_meta(comm);

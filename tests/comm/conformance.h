@@ -8,5 +8,8 @@ namespace sffn::test {
 
 // Tensors are on the runtime's device.
 void check_conformance(Communicator& comm, DeviceRuntime& runtime = cpu_runtime());
+// Two transfers of `rows` rows of 12 bytes to each rank under way at once, with work of the stream and calls of the
+// host between their beginning and their end. Part of the above, with few rows.
+void check_halves(Communicator& comm, int64_t rows, DeviceRuntime& runtime = cpu_runtime());
 
 }  // namespace sffn::test

@@ -13,8 +13,7 @@ namespace {
 constexpr double kNanoseconds = 1e6;  // in a millisecond
 
 double host_now() {
-  return static_cast<double>(
-      std::chrono::nanoseconds(std::chrono::steady_clock::now().time_since_epoch()).count());
+  return static_cast<double>(std::chrono::nanoseconds(std::chrono::steady_clock::now().time_since_epoch()).count());
 }
 
 }  // namespace
