@@ -1,4 +1,4 @@
-// The weights of a model whose blocks are spread over ranks, put together again.
+// Weights and first moments of a model whose blocks are spread over ranks, put together again.
 #pragma once
 #include "nn/host_values.h"
 #include "train/engine.h"
@@ -12,7 +12,10 @@ namespace sffn::test {
 
 using WholeWeights = std::map<std::string, std::vector<double>>;
 
-// Puts the rows that the engine's rank holds into whole tensors.
+// The gradient, summed and clipped, where one step was made: a multiple of it.
+inline std::string moment_of(const std::string& parameter) { return parameter + " first moment"; }
+
+// Puts what the engine's rank holds into whole tensors.
 inline void collect_weights(Engine& engine, WholeWeights& weights) {
   for (const ParameterGroup& group : engine.groups()) {
     for (const Param& param : group.params().all()) {
@@ -20,6 +23,16 @@ inline void collect_weights(Engine& engine, WholeWeights& weights) {
       std::vector<double>& whole = weights[param.spec.name];
       whole.resize(static_cast<size_t>(param.spec.shape.numel()));
       std::copy(held.begin(), held.end(), whole.begin() + param.spec.first_element());
+    }
+    for (const AdamW::Piece& piece : group.optimizer().pieces()) {
+      const ParamSpec& spec = piece.param->spec;
+      const std::vector<double> held = read_values(engine.stream(), piece.m);
+      std::vector<double>& whole = weights[moment_of(spec.name)];
+      whole.resize(static_cast<size_t>(spec.shape.numel()));
+      const int64_t first = spec.first_element() + piece.begin;
+      for (size_t i = 0; i < held.size() && first + static_cast<int64_t>(i) < spec.shape.numel(); ++i) {
+        whole[static_cast<size_t>(first) + i] = held[i];
+      }
     }
   }
 }
