@@ -33,6 +33,7 @@ struct ParamSpec {
   Init init = {};
   Storage storage = Storage::kMatrix;
   RowRange held = {};       // rows of `shape` on this rank; a count of 0: all of them
+  int64_t block_rows = 0;   // of one block of a sparse layer; 0: not a table of blocks
   int64_t padded_rows = 0;  // rows in memory when more than shape[0]: they stay zero and are never saved
   bool decay() const { return shape.rank() >= 2; }  // weight decay acts on tensors of rank >= 2, embeddings included
   int64_t held_rows() const { return held.count > 0 ? held.count : shape[0]; }

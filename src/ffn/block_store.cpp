@@ -15,15 +15,22 @@ BlockStore BlockStore::add(const FfnBuild& build, const BlockShape& shape) {
   ParamStore& params = build.share.spread() ? *build.blocks : build.params;
   const RowRange held = build.share.spread() ? build.share.rows(shape.cells) : RowRange{};
   const auto table = [&](const char* what, int64_t width, const Init& init) {
-    return &params.add({.name = name + what, .shape = {shape.cells, width}, .init = init, .held = held});
+    return &params.add({.name = name + what,
+                        .shape = {shape.cells, width},
+                        .init = init,
+                        .held = held,
+                        .block_rows = shape.block_size});
   };
   BlockStore tables;
   tables.share = build.share;
   if (shape.keys) {
     tables.keys = table("keys.weight", key_width, matrix_init(build.model, key_width));
     if (shape.bias) {
-      tables.key_bias =
-          &params.add({.name = name + "keys.bias", .shape = {shape.cells}, .storage = Storage::kVector, .held = held});
+      tables.key_bias = &params.add({.name = name + "keys.bias",
+                                     .shape = {shape.cells},
+                                     .storage = Storage::kVector,
+                                     .held = held,
+                                     .block_rows = shape.block_size});
     }
   }
   if (shape.gated) tables.gate_keys = table("gate_keys.weight", d, matrix_init(build.model, d));

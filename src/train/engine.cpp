@@ -318,18 +318,38 @@ void Engine::publish_values() {
   for (const ParameterGroup& group : groups_) group.gather_values(stream_);
 }
 
-std::string Engine::state_hash() {
-  std::vector<Hash128> all;
-  for (const Tensor AdamW::Piece::*state : {&AdamW::Piece::master, &AdamW::Piece::m, &AdamW::Piece::v}) {
-    for (const ParameterGroup& group : groups_) {
-      const std::vector<Hash128> hashes = group.hashes(stream_, state);
-      all.insert(all.end(), hashes.begin(), hashes.end());
+Fingerprints Engine::fingerprints() {
+  FingerprintSums sums;
+  for (const ParameterGroup& group : groups_) {
+    for (const Param& param : group.params().all()) {
+      if (param.spec.block_rows > 0)
+        sums.expect(layer_of(param.spec.name), param.spec.shape[0] / param.spec.block_rows);
+    }
+    for (const OwnedPiece& owned : owned_pieces(group)) {
+      const ParamSpec& spec = owned.piece->param->spec;
+      const int64_t begin = owned.begin - owned.piece->begin, count = owned.end - owned.begin;
+      const auto add = [&](const std::string& name, const Tensor& tensor) {
+        sums.add(stream_, name, tensor.slice(begin, count), spec.first_element() + owned.begin,
+                 spec.block_rows * spec.row_elements());
+      };
+      add(spec.name, owned.piece->master);
+      add("adam.m:" + spec.name, owned.piece->m);
+      add("adam.v:" + spec.name, owned.piece->v);
     }
   }
-  for (const State& state : model_.params().states()) {
-    if (state.spec.saved) add_hashes(all, stream_, state.value);
+  for (const State& state : model_.params().states()) {  // whole on every rank
+    if (state.spec.saved && parallel_.data->rank() == 0) sums.add(stream_, state.spec.name, state.value, 0, 0);
   }
-  return hash128(all.data(), all.size() * sizeof(Hash128)).hex();
+  return sums.total(*parallel_.data);
+}
+
+std::string Engine::state_hash() {
+  std::string all;
+  for (const auto& [name, numbers] : fingerprints()) {
+    all += name + '\n';
+    all.append(reinterpret_cast<const char*>(numbers.data()), numbers.size() * sizeof(uint64_t));
+  }
+  return hash128(all).hex();
 }
 
 std::vector<std::pair<std::string, size_t>> Engine::memory() const {

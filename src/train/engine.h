@@ -10,6 +10,7 @@
 #include "model/batch_tensors.h"
 #include "model/transformer.h"
 #include "nn/context.h"
+#include "train/fingerprint.h"
 #include "train/parameter_group.h"
 
 #include <array>
@@ -91,8 +92,10 @@ class Engine {
   const Config& config() const { return config_; }
   // After weights or moments were loaded into the optimizer's pieces: rounds, and gathers the other ranks' values.
   void publish_values();
-  // XXH3-128 over weights and moments of every parameter chunk in flat order, and saved state: equal for any number of
-  // ranks that share blocks alike.
+  // Of weights, both moments and saved state: equal for any layout of ranks that holds the same values. Collective over
+  // the data ranks.
+  Fingerprints fingerprints();
+  // XXH3-128 of the fingerprints.
   std::string state_hash();
 
   // What this rank allocated, by name; equal to Measurement::memory.

@@ -13,6 +13,27 @@ Tensor own_rows(const Communicator& ranks, const Tensor& of_all_ranks, std::span
   return of_all_ranks.slice(std::accumulate(counts.begin(), counts.begin() + rank, int64_t{0}), counts[rank]);
 }
 
+namespace {
+
+std::vector<OwnedPiece> pieces_within(const ParameterGroup& group, FlatRange range) {
+  std::vector<OwnedPiece> pieces;
+  for (const AdamW::Piece& piece : group.optimizer().pieces()) {
+    const int64_t offset = piece.param->offset;
+    // Padded rows are the last ones, so the elements of the file come first.
+    const int64_t begin = std::max(piece.begin, range.offset - offset);
+    const int64_t end = std::min({piece.end, range.offset + range.count - offset, piece.param->spec.held_elements()});
+    if (begin < end) pieces.push_back({&piece, begin, end});
+  }
+  return pieces;
+}
+
+}  // namespace
+
+std::vector<OwnedPiece> owned_pieces(const ParameterGroup& group) { return pieces_within(group, group.owned()); }
+std::vector<OwnedPiece> held_pieces(const ParameterGroup& group) {
+  return pieces_within(group, {0, group.params().flat_size()});
+}
+
 ParameterGroup::ParameterGroup(const Config& config, const Parallel& parallel, DeviceRuntime& runtime,
                                ParamStore& params, bool spread, std::vector<LeafRange> leaves)
     : params_(&params),
@@ -68,25 +89,6 @@ void ParameterGroup::round_values(Stream& stream) const {
   for (const AdamW::Piece& piece : optimizer_->pieces()) {
     if (piece.rounded.defined()) ops::copy(stream, piece.rounded, piece.master);
   }
-}
-
-void add_hashes(std::vector<Hash128>& hashes, Stream& stream, const Tensor& tensor) {
-  std::vector<std::byte> host;
-  for (int64_t at = 0; at < tensor.numel(); at += ParamStore::kChunk) {
-    const Tensor chunk = tensor.slice(at, std::min(ParamStore::kChunk, tensor.numel() - at));
-    host.resize(chunk.bytes());
-    stream.copy_to_host(host.data(), chunk);
-    stream.synchronize();
-    hashes.push_back(hash128(host.data(), host.size()));
-  }
-}
-
-std::vector<Hash128> ParameterGroup::hashes(Stream& stream, const Tensor AdamW::Piece::*state) const {
-  std::vector<Hash128> all;
-  for (const AdamW::Piece& piece : optimizer_->pieces()) add_hashes(all, stream, piece.*state);
-  if (sharded_) all = replicas_->gather_lists(all);
-  if (sharers_ != nullptr) all = sharers_->gather_lists(all);
-  return all;
 }
 
 }  // namespace sffn

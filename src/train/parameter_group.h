@@ -4,7 +4,6 @@
 #include "comm/tree.h"
 #include "config/config.h"
 #include "core/arena.h"
-#include "core/hash.h"
 #include "core/params.h"
 #include "nn/context.h"
 #include "train/optimizer.h"
@@ -43,9 +42,10 @@ class ParameterGroup {
   void gather_values(Stream&) const;
   // The values of this rank's range follow their master copy.
   void round_values(Stream&) const;
-  // Of every chunk of the group on all ranks, in order. Collective.
-  std::vector<Hash128> hashes(Stream&, const Tensor AdamW::Piece::*state) const;
-
+  // The flat indices that this rank answers for: over its replicas every one once.
+  FlatRange owned() const {
+    return partition_flat(*params_, replicas_->size())[static_cast<size_t>(replicas_->rank())];
+  }
   size_t gradient_bytes() const { return gradients_.bytes(); }
 
  private:
@@ -66,8 +66,15 @@ class ParameterGroup {
   std::unique_ptr<AdamW> optimizer_;
 };
 
-// Appends the XXH3-128 of every ParamStore::kChunk elements of the tensor.
-void add_hashes(std::vector<Hash128>& hashes, Stream&, const Tensor&);
+// Elements [begin, end) of a parameter in memory, padded rows left out, that a rank answers for: of one piece of the
+// optimizer.
+struct OwnedPiece {
+  const AdamW::Piece* piece = nullptr;
+  int64_t begin = 0, end = 0;
+};
+// of the group's owned() range, or of all that it holds
+std::vector<OwnedPiece> owned_pieces(const ParameterGroup& group);
+std::vector<OwnedPiece> held_pieces(const ParameterGroup& group);
 // This rank's rows of what all ranks fill together.
 Tensor own_rows(const Communicator& ranks, const Tensor& of_all_ranks, std::span<const int64_t> counts);
 

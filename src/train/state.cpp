@@ -39,17 +39,10 @@ void HostMirror::store() {
 StatePieces state_pieces(Engine& engine, StateShare share) {
   StatePieces state{{}, {}, HostMirror(engine.stream())};
   for (const ParameterGroup& group : engine.groups()) {
-    FlatRange range{0, group.params().flat_size()};
-    if (share == StateShare::kOwned) {
-      range = partition_flat(group.params(), group.replicas().size())[static_cast<size_t>(group.replicas().rank())];
-    }
-    for (const AdamW::Piece& piece : group.optimizer().pieces()) {
+    for (const OwnedPiece& held : share == StateShare::kOwned ? owned_pieces(group) : held_pieces(group)) {
+      const AdamW::Piece& piece = *held.piece;
       const ParamSpec& spec = piece.param->spec;
-      const int64_t offset = piece.param->offset, first = spec.first_element();
-      // Padded rows are the last ones, so the elements of the file come first.
-      const int64_t begin = std::max(piece.begin, range.offset - offset);
-      const int64_t end = std::min({piece.end, range.offset + range.count - offset, spec.held_elements()});
-      if (begin >= end) continue;
+      const int64_t begin = held.begin, end = held.end, first = spec.first_element();
       const auto part = [&](const std::string& name, const Tensor& tensor) {
         void* data = state.host.add(tensor.slice(begin - piece.begin, end - begin));
         return Piece{name, spec.shape, first + begin, first + end, data, DType::kF32};

@@ -63,6 +63,7 @@ class Run {
   void open_data();
   void find_start();
   void build();
+  void check_fingerprints();
   void make_hooks();
   void check_resume() const;
   // What this rank was asked by signals, for the other ranks, and what any rank was asked.
@@ -180,9 +181,21 @@ void Run::build() {
     read.progress = [this, blocks = int64_t{0}]() mutable { beat_({.phase = "load", .item = ++blocks}); };
     resume_from(world_, *resume_.checkpoint, state.parameters, state.moments, read);
     state.host.store();
+    check_fingerprints();
     engine_->publish_values();
   } else {
     together(world_, [&] { engine_->initialise([&] { return training_token_counts(config_); }); });
+  }
+}
+
+// What the checkpoint's writers held is what these ranks hold now, block by block.
+void Run::check_fingerprints() {
+  const FoundCheckpoint& from = *resume_.checkpoint;
+  const Json* saved = from.trainer.find("fingerprints");
+  if (saved == nullptr) throw DamagedError(from.folder + "/trainer.json", "has no fingerprints");
+  const std::string difference = first_difference(engine_->fingerprints(), fingerprints_from(*saved, from.folder));
+  if (!difference.empty()) {
+    throw DamagedError(from.folder, cat(difference, " is not what was saved: it is missing, there twice or elsewhere"));
   }
 }
 
@@ -326,6 +339,7 @@ void Run::save(bool last) {
   contents.trainer["schedule_steps"] = config_.train.steps;
   contents.trainer["dataset"] = data_->fingerprint().hex();
   contents.trainer["tokenizer"] = tokenizer_record(*data_);
+  contents.trainer["fingerprints"] = to_json(engine_->fingerprints());
   (void)writer_->save(step_, contents, last);  // a failure that may pass is logged, counted and retried there
 }
 

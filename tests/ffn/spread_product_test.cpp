@@ -132,7 +132,8 @@ Values values_on(int ranks, const BlockShape& shape, ExpertForm form, Dispatch d
 
 // Kills: a product, or a sum over ranks, that is wrong by less than rounding hides; a bias of values added once a rank;
 // cells of a chunk, of a block or of a gate that belong to another one.
-TEST_CASE("on whole numbers blocks spread over ranks give the bits of one rank, for blocks of three sizes", "[expert]") {
+TEST_CASE("on whole numbers blocks spread over ranks give the bits of one rank, for blocks of three sizes",
+          "[expert]") {
   const std::vector<std::pair<const char*, BlockShape>> kinds = {
       {"keys, values and biases", {.activation = Activation::kRelu}},
       {"gated", {.activation = Activation::kRelu, .gated = true, .bias = false}},

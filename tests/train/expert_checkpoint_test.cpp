@@ -16,7 +16,7 @@ using namespace sffn::test;
 namespace {
 
 // The bits of every element, by tensor and place in it, wherever they are held.
-using Fingerprints = std::map<std::pair<std::string, int64_t>, uint32_t>;
+using Bits = std::map<std::pair<std::string, int64_t>, uint32_t>;
 
 class Fleet {
  public:
@@ -32,17 +32,23 @@ class Fleet {
       engine.initialise();
       if (!from.empty()) load(world, engine, from);
       note(engine, loaded_, guard);
+      const std::string loaded_hash = engine.state_hash();
       for (int64_t step = first; step < first + steps; ++step) {
         const StepNumbers numbers = run_step(engine, step);
         if (world.rank() == 0) losses.push_back(numbers.loss);
       }
       note(engine, trained_, guard);
+      const std::string trained_hash = engine.state_hash();
+      if (world.rank() == 0) loaded_hash_ = loaded_hash, trained_hash_ = trained_hash;
       if (!to.empty()) save(world, engine, to);
     });
     return losses;
   }
-  const Fingerprints& loaded() const { return loaded_; }
-  const Fingerprints& trained() const { return trained_; }
+  const Bits& loaded() const { return loaded_; }
+  const Bits& trained() const { return trained_; }
+  // The engine's own, at the same two moments.
+  const std::string& loaded_hash() const { return loaded_hash_; }
+  const std::string& trained_hash() const { return trained_hash_; }
 
  private:
   static void load(Communicator& world, Engine& engine, const std::string& from) {
@@ -62,7 +68,7 @@ class Fleet {
     write_checkpoint(world, to, 2, contents);
   }
   // Weights and both moments of what this rank holds.
-  static void note(Engine& engine, Fingerprints& all, std::mutex& guard) {
+  static void note(Engine& engine, Bits& all, std::mutex& guard) {
     StatePieces state = state_pieces(engine, StateShare::kHeld);
     state.host.fetch();
     const std::lock_guard<std::mutex> lock(guard);
@@ -77,12 +83,14 @@ class Fleet {
 
   Config config_;
   Layout layout_;
-  Fingerprints loaded_, trained_;
+  Bits loaded_, trained_;
+  std::string loaded_hash_, trained_hash_;
 };
 
 }  // namespace
 
-// Kills: a rank's slab read from the place of another's, moments of another block, a block saved twice or by nobody.
+// Kills: a rank's slab read from the place of another's, moments of another block, a block saved twice or by nobody; a
+// state hash that counts what several ranks hold more than once, or depends on who holds it.
 TEST_CASE("what 4 expert ranks save, any other layout loads, block by block, and trains on with the same losses",
           "[expert][checkpoint]") {
   for (const char* name : {"avg_k", "switch", "pkm", "vanilla_m"}) {
@@ -101,6 +109,7 @@ TEST_CASE("what 4 expert ranks save, any other layout loads, block by block, and
       Fleet readers(config, layout);
       const std::vector<double> found = readers.run(path, 3, 2, "");
       CHECK(readers.loaded() == writers.trained());
+      CHECK(readers.loaded_hash() == writers.trained_hash());
       CHECK(relative_distance(found, losses) < 1e-5);
     }
   }
