@@ -23,7 +23,8 @@ using Fingerprints = std::map<std::string, std::vector<uint64_t>>;
 
 class FingerprintSums {
  public:
-  // Elements [first, first + part.numel()) of a tensor of this name, whose blocks have so many elements; 0: it has none.
+  // Elements [first, first + part.numel()) of a tensor of this name, whose blocks have so many elements; 0: it has
+  // none.
   void add(Stream&, std::string_view name, const Tensor& part, int64_t first, int64_t block_elements);
   // A layer that has blocks, on every rank alike, whether it holds some or not.
   void expect(std::string_view name, int64_t blocks);

@@ -2,12 +2,11 @@
 // the token's index over all ranks, so that sums are exact and a row that went astray shows.
 #include "ffn/dispatch.h"
 
-#include "comm/forwarding.h"
 #include "comm/threads.h"
 #include "support/catch.h"
+#include "support/late_communicator.h"
 
 #include <cmath>
-#include <cstring>
 #include <deque>
 #include <functional>
 #include <mutex>
@@ -49,22 +48,18 @@ double weight_of(int64_t token, int64_t i) { return static_cast<double>((token +
 // What block `block` makes of a token: y[j] = a·(block + 1)·(x[0] + x[1] + x[2]) for every j.
 double factor_of(int64_t block) { return static_cast<double>(block + 1); }
 
-// When rows that were begun to travel are copied: as early or as late as a communicator may.
-enum class Copied { kAtOnce, kInTheEnd };
+using Copied = test::LateCommunicator::Copied;
 
-// Bytes this rank sends to others, and how many of its transfers are under way.
-class Watched final : public ForwardingCommunicator {
+// Bytes this rank sends to others.
+class Counting final : public test::LateCommunicator {
  public:
-  Watched(Communicator& inner, Copied copied) : ForwardingCommunicator(inner), copied_(copied) {}
+  using LateCommunicator::LateCommunicator;
   double bytes = 0;
-  int64_t under_way = 0;
 
   std::unique_ptr<Transfer> begin_all_gather(Stream& stream, Tensor all, const Tensor& mine,
                                              std::span<const int64_t> counts) override {
     bytes += static_cast<double>(mine.bytes()) * (size() - 1);
-    return begin(stream, all, [this, all, mine, counts = Counts(counts.begin(), counts.end())](Stream& on) {
-      all_gather(on, all, mine, counts);
-    });
+    return LateCommunicator::begin_all_gather(stream, all, mine, counts);
   }
   std::unique_ptr<Transfer> begin_all_to_all(Stream& stream, Tensor recv, std::span<const int64_t> recv_counts,
                                              const Tensor& send, std::span<const int64_t> send_counts) override {
@@ -72,36 +67,8 @@ class Watched final : public ForwardingCommunicator {
     for (const int64_t count : send_counts) rows += count;
     const int64_t away = rows - send_counts[static_cast<size_t>(rank())];
     if (rows > 0) bytes += static_cast<double>(send.bytes() / static_cast<size_t>(rows)) * static_cast<double>(away);
-    return begin(stream, recv,
-                 [this, recv, send, recv_counts = Counts(recv_counts.begin(), recv_counts.end()),
-                  send_counts = Counts(send_counts.begin(), send_counts.end())](Stream& on) {
-                   all_to_all(on, recv, recv_counts, send, send_counts);
-                 });
+    return LateCommunicator::begin_all_to_all(stream, recv, recv_counts, send, send_counts);
   }
-
- private:
-  using Counts = std::vector<int64_t>;
-  struct Pending final : Transfer {
-    Pending(int64_t& under_way, std::function<void(Stream&)> copy) : under_way_(under_way), copy_(std::move(copy)) {}
-    void finish(Stream& stream) override {
-      --under_way_;
-      if (copy_) copy_(stream);
-    }
-    int64_t& under_way_;
-    std::function<void(Stream&)> copy_;  // empty: done
-  };
-
-  std::unique_ptr<Transfer> begin(Stream& stream, const Tensor& to, std::function<void(Stream&)> copy) {
-    ++under_way;
-    if (copied_ == Copied::kInTheEnd) {
-      std::memset(to.raw(), 0xff, to.bytes());  // not a number, and no block
-      return std::make_unique<Pending>(under_way, std::move(copy));
-    }
-    copy(stream);
-    return std::make_unique<Pending>(under_way, nullptr);
-  }
-
-  Copied copied_;
 };
 
 // One rank of the layer.
@@ -139,7 +106,7 @@ class Rank {
     std::multiset<int64_t> arrived;
     std::vector<int64_t> under_way;
     dispatcher_.forward(ctx, y, bias, x_, chosen_, [&](Tensor y_here, const TokenDispatcher::Arrived& here) {
-      under_way.push_back(expert_.under_way);
+      under_way.push_back(expert_.under_way());
       for (int64_t n = 0; n < y_here.rows(); ++n) {
         const int64_t t = check_arrival(here, n);
         arrived.insert(t);
@@ -149,7 +116,7 @@ class Rank {
     check_who_arrived(arrived);
     // Tokens, choices and weights of the next chunk; results of the one before.
     expect(under_way == std::vector<int64_t>{3, 3 + 1, 1}, "under_way == std::vector<int64_t>{3, 3 + 1, 1}");
-    expect(expert_.under_way == 0, "expert_.under_way == 0");
+    expect(expert_.under_way() == 0, "expert_.under_way() == 0");
     for (int64_t n = 0; n < kTokens; ++n) {
       for (int64_t j = 0; j < kOut; ++j) {
         expect(y.data<float>()[n * kOut + j] == expected_product(token(n)) + 3 + static_cast<double>(j),
@@ -286,7 +253,7 @@ class Rank {
   }
 
   mutable std::set<std::string> problems_;
-  Watched expert_;
+  Counting expert_;
   const Pattern& pattern_;
   ExpertShare share_;
   int64_t blocks_;

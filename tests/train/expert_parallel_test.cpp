@@ -1,5 +1,6 @@
 // Blocks spread over ranks change no number: every method that has blocks, on every layout of ranks.
 #include "comm/threads.h"
+#include "support/late_communicator.h"
 #include "train/expert_case.h"
 #include "train/whole_weights.h"
 
@@ -174,6 +175,38 @@ TEST_CASE("scores after the activation, of gated cells too, are the same where c
     for (const Layout layout : {Layout{2, 2}, Layout{8, 4}, Layout{8, 8}, Layout{8, 8, 1, kAllToAll}}) {
       check_same_run(run(config, layout), one, 1e-9);
     }
+  }
+}
+
+// Kills: time that a device waits for tokens counted as computing, or counted twice, or not at all; that of evaluations
+// counted for the next step.
+TEST_CASE("what a rank waits for within a pass is exposed communication and no computing", "[expert]") {
+  constexpr double kMilliseconds = 20;
+  Config config = config_of(*find_ffn_method("rand_hash"), Precision::kFp32);
+  Layout{2, 2}.apply(config);
+  std::mutex guard;
+  std::vector<StepNumbers> numbers;
+  std::vector<double> waited;
+  run_threads(2, [&](Communicator& world) {
+    RankGroups groups(world, 2);
+    LateCommunicator slow(groups.expert(), LateCommunicator::Copied::kInTheEnd, kMilliseconds);
+    Parallel parallel = parallel_of(world, groups);
+    parallel.expert = &slow;
+    Engine engine(config, parallel, cpu_runtime(), arenas_of(config, world));
+    engine.initialise();
+    engine.evaluate(batch_of(config, 9, world.rank(), 1));
+    const int64_t before = slow.begun();
+    const StepNumbers step = run_step(engine, 1);
+    const std::lock_guard<std::mutex> lock(guard);
+    numbers.push_back(step);
+    waited.push_back(kMilliseconds * static_cast<double>(slow.begun() - before));
+  });
+  for (size_t i = 0; i < numbers.size(); ++i) {
+    CHECK(waited[i] > 0);
+    CHECK(numbers[i].communication_ms >= waited[i]);
+    CHECK(numbers[i].communication_ms < 1.5 * waited[i]);
+    CHECK(numbers[i].forward_backward_ms < 0.5 * waited[i]);
+    CHECK(numbers[i].forward_backward_ms > 0);
   }
 }
 
