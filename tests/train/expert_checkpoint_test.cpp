@@ -97,6 +97,9 @@ TEST_CASE("what 4 expert ranks save, any other layout loads, block by block, and
     INFO(name);
     TempFolder folder(TempFolder::kMemory);
     Config config = config_of(*find_ffn_method(name), Precision::kFp32);
+    if (std::string(name) == "avg_k") {  // with state that is saved
+      config.model.sparse_ffn.as_array()[0]["balance"] = parse_json(R"({"type": "bias"})", "test", ExitCode::kUsage);
+    }
     REQUIRE(blocks_of(config) % 4 == 0);
     const std::string path = folder / "step-00000002";
     Fleet writers(config, {4, 4});
