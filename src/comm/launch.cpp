@@ -2,6 +2,8 @@
 
 #include "comm/agree.h"
 #include "comm/mpi.h"
+#include "core/file.h"
+#include "core/hash.h"
 #include "core/log.h"
 #include "kernels/cpu/parallel.h"
 
@@ -148,6 +150,15 @@ void World::fail(int exit_code, const std::string& what) {
   ranks_->abort(exit_code);
 }
 
+namespace {
+
+Hash128 hash_of_program() {
+  constexpr size_t kMaxProgram = size_t{1} << 30;
+  return hash128(read_file("/proc/self/exe", kMaxProgram, ExitCode::kRunFailed));
+}
+
+}  // namespace
+
 int run_world(const std::function<int(World&)>& body) {
   std::unique_ptr<World> world;
   try {
@@ -159,6 +170,7 @@ int run_world(const std::function<int(World&)>& body) {
   int code = 1;
   std::string failure;
   try {
+    if (world->ranks().size() > 1) require_same(world->ranks(), hash_of_program(), "the program");
     code = body(*world);
     world->finish();
     return code;

@@ -72,12 +72,12 @@ class World {
   Span threads_of_ranks_, cores_of_nodes_;
 };
 
-// Starts the world, runs body on this rank and ends the world; returns the exit code. An exception of body ends all
-// ranks with its exit code, 1 unless it is an Error; an AgreedError (comm/agree.h), which all ranks throw alike, is
-// printed by rank 0, and all leave in order.
+// Starts the world, runs body on this rank and ends the world; returns the exit code, which is 2 where ranks are not
+// the same program. An exception of body ends all ranks with its exit code, 1 unless it is an Error; an AgreedError
+// (comm/agree.h), which all ranks throw alike, is printed by rank 0, and all leave in order.
 int run_world(const std::function<int(World&)>& body);
 
-// AgreedError (exit code 2) naming the ranks whose hash of `what` ("the configuration", "the binary") is not that of
+// AgreedError (exit code 2) naming the ranks whose hash of `what` ("the configuration", "the program") is not that of
 // most ranks; the same on all ranks. Collective.
 void require_same(Communicator& comm, const Hash128& hash, const std::string& what);
 

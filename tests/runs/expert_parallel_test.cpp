@@ -1,7 +1,13 @@
 // Runs whose blocks are spread over ranks, under the real mpirun.
+#include "core/file.h"
+#include "core/safetensors.h"
 #include "support/catch.h"
+#include "support/paths.h"
 
 #include "training.h"
+
+#include <algorithm>
+#include <filesystem>
 
 using namespace sffn;
 using namespace sffn::test;
@@ -87,6 +93,57 @@ TEST_CASE("a rank stopped or killed amid the exchange of tokens ends the job, wh
   INFO(to_string(killed));
   CHECK(killed.code == 137);
   CHECK(killed.seconds < 10);
+}
+
+// Kills: fingerprints that are written and not compared; those of one layout alone.
+TEST_CASE("a block in another one's place ends a resume with code 3, which names it", "[runs][expert]") {
+  const Workplace place;
+  add_blocks(place, "avg_k");
+  REQUIRE(place.train({.run = "run", .ranks = 2, .set = {"parallel.expert=2", "checkpoint.every=10"}}).code == 0);
+  const std::string model = place.checkpoint("run", 10) + "/model.safetensors";
+  const SafetensorsFile file(model);
+  const SafetensorsEntry& keys = *file.find("layers.1.ffn.keys.weight");
+  std::string bytes = read_file(model, 1 << 24, ExitCode::kDamaged);
+  const size_t block = static_cast<size_t>(keys.numel()) / 8 * sizeof(float), first = keys.begin;
+  std::swap_ranges(bytes.begin() + static_cast<int64_t>(first + 2 * block),
+                   bytes.begin() + static_cast<int64_t>(first + 3 * block),
+                   bytes.begin() + static_cast<int64_t>(first + 5 * block));
+  write_file_atomically(model, bytes);
+  for (const int ranks : {1, 4}) {
+    const Ended ended = place.train({.run = cat("on ", ranks),
+                                     .ranks = ranks,
+                                     .set = {cat("parallel.expert=", ranks)},
+                                     .arguments = {"--no-verify", "--resume", place.checkpoint("run", 10)}});
+    INFO(to_string(ended));
+    CHECK(ended.code == 3);
+    REQUIRE(ended.error_lines().size() == 1);
+    CHECK(ended.error_lines()[0].find("block 2 of layers.1.ffn is not what was saved") != std::string::npos);
+  }
+}
+
+// Kills: ranks of two builds, or of two configurations, that train together.
+TEST_CASE("ranks of another program or another configuration end the job with code 2, which names them", "[runs]") {
+  const Workplace place;
+  const std::string other_program = place.path("other-sffn"), config = place.path("config.json");
+  write_file_atomically(other_program, read_file(SFFN_BINARY, size_t{1} << 30, ExitCode::kUsage) + "\n");
+  std::filesystem::permissions(other_program, std::filesystem::perms::owner_all);
+  Json other = place.config();
+  other["train"]["seed"] = int64_t{77};
+  place.write_config(other, "other.json");
+  const auto train = [&](const std::string& program, const std::string& with) {
+    const std::string run = place.path("together");
+    return place.run({"train", config, "--run", run, ":", "-np", "1", program, "train", with, "--run", run}, 2);
+  };
+  const Ended programs = train(other_program, config), configs = train(SFFN_BINARY, place.path("other.json"));
+  INFO(to_string(programs) << to_string(configs));
+  CHECK((programs.code == 2 && configs.code == 2));
+  CHECK((programs.seconds < 20 && configs.seconds < 20));
+  CHECK(programs.error_lines() ==
+        std::vector<std::string>{"error: rank 2: the program differs from that of the other ranks; start all with the "
+                                 "same"});
+  CHECK(configs.error_lines() ==
+        std::vector<std::string>{"error: rank 2: the configuration differs from that of the other ranks; start all "
+                                 "with the same"});
 }
 
 // Kills: an error that every rank prints, or that leaves some ranks waiting.
