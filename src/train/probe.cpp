@@ -86,6 +86,7 @@ void save_weights(Communicator& comm, const Config& config, const std::string& f
   contents.moments = std::move(state.moments);
   contents.config = resolved_json(config);
   contents.trainer["tokens"] = int64_t{0};
+  contents.trainer["fingerprints"] = to_json(engine.fingerprints());
   write_checkpoint(comm, folder, 0, contents);
 }
 

@@ -192,7 +192,13 @@ void Run::build() {
 void Run::check_fingerprints() {
   const FoundCheckpoint& from = *resume_.checkpoint;
   const Json* saved = from.trainer.find("fingerprints");
-  if (saved == nullptr) throw DamagedError(from.folder + "/trainer.json", "has no \"fingerprints\", which runs write since they know their blocks by them");
+  if (saved == nullptr) {
+    if (world_.rank() == 0) {
+      log::warn("resume: trainer.json of ", from.folder,
+                " has no fingerprints: whether every block is the one that was ", "saved is not checked");
+    }
+    return;
+  }
   const std::string difference = first_difference(engine_->fingerprints(), fingerprints_from(*saved, from.folder));
   if (!difference.empty()) {
     throw DamagedError(from.folder, cat(difference, " is not what was saved: it is missing, there twice or elsewhere"));
