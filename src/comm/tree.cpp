@@ -141,26 +141,48 @@ std::vector<Tensor> TreeFold::partials() const {
 
 namespace {
 
-// One exchange of tree_reduce_scatter. Legend: a piece is what one owner gets done in one round.
+// How the ranges are cut: a piece is what one owner gets done in one round.
+struct Pieces {
+  int64_t nodes = 0;    // of all ranks
+  int64_t longest = 0;  // range
+  int64_t piece = 0, rounds = 0;
+
+  Pieces(const SumTree& tree, std::span<const FlatRange> owned, DType dtype, size_t exchange_bytes) {
+    int64_t most = 0;
+    for (int r = 0; r < tree.ranks(); ++r) {
+      const auto own = static_cast<int64_t>(tree.partials(r).size());
+      nodes += own;
+      most = std::max(most, own);
+      longest = std::max(longest, owned[static_cast<size_t>(r)].count);
+    }
+    const int64_t budget = static_cast<int64_t>(exchange_bytes / size_of(dtype));
+    piece = std::min(longest, std::max(kSmallestPiece, budget / (nodes + most * (tree.ranks() - 1))));
+    rounds = longest == 0 ? 0 : (longest + piece - 1) / piece;
+  }
+};
+
+// One exchange of tree_reduce_scatter.
 class Exchange {
  public:
   Exchange(Stream& stream, Communicator& comm, Arena& scratch, const SumTree& tree, std::span<const Tensor> partials,
            std::span<const FlatRange> owned, DType dtype, size_t exchange_bytes)
       : stream_(stream), comm_(comm), tree_(tree), partials_(partials), owned_(owned) {
+    const Pieces pieces(tree, owned, dtype, exchange_bytes);
+    piece_ = pieces.piece;
+    rounds_ = pieces.rounds;
     const int64_t others = comm_.size() - 1, own = static_cast<int64_t>(partials_.size());
-    int64_t nodes = 0, most = 0, longest = 0;
-    for (int r = 0; r < comm_.size(); ++r) {
-      nodes += nodes_of(r);
-      most = std::max(most, nodes_of(r));
-      longest = std::max(longest, range(r).count);
-    }
-    const int64_t budget = static_cast<int64_t>(exchange_bytes / size_of(dtype));
-    piece_ = std::min(longest, std::max(kSmallestPiece, budget / (nodes + most * others)));
-    rounds_ = longest == 0 ? 0 : (longest + piece_ - 1) / piece_;
     if (others == 0) return;
     const int64_t largest_own = std::min(piece_, range(comm_.rank()).count);
     send_ = scratch.allocate({own * others * piece_}, dtype, "gradient pieces to send");
-    recv_ = scratch.allocate({(nodes - own) * largest_own}, dtype, "gradient pieces received");
+    recv_ = scratch.allocate({(pieces.nodes - own) * largest_own}, dtype, "gradient pieces received");
+    if (!stream.is_meta()) return;
+    piece_ = pieces.longest;
+    rounds_ = std::min<int64_t>(1, rounds_);
+    const Shape to_send{own * others * piece_}, received{(pieces.nodes - own) * range(comm_.rank()).count};
+    whole_send_ = Buffer(stream.runtime(), to_send, dtype);
+    whole_recv_ = Buffer(stream.runtime(), received, dtype);
+    send_ = whole_send_.tensor(to_send, dtype);
+    recv_ = whole_recv_.tensor(received, dtype);
   }
 
   int64_t rounds() const { return rounds_; }
@@ -218,6 +240,7 @@ class Exchange {
   std::span<const FlatRange> owned_;
   int64_t piece_ = 0, rounds_ = 0;
   Tensor send_, recv_;
+  Buffer whole_send_, whole_recv_;  // on the meta device
 };
 
 }  // namespace
@@ -234,6 +257,11 @@ void tree_reduce_scatter(Stream& stream, Communicator& comm, Arena& scratch, con
   const ArenaScope scope(scratch);
   Exchange exchange(stream, comm, scratch, tree, partials, owned, out.dtype(), exchange_bytes);
   for (int64_t round = 0; round < exchange.rounds(); ++round) exchange.run(round, out);
+}
+
+int64_t tree_exchange_rounds(const SumTree& tree, int rank, std::span<const FlatRange> owned, DType dtype,
+                             size_t exchange_bytes) {
+  return tree.partials(rank).empty() ? 0 : Pieces(tree, owned, dtype, exchange_bytes).rounds;
 }
 
 double tree_sum(std::span<const double> leaves) {
