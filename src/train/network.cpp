@@ -75,7 +75,8 @@ Network parse_network(const std::string& text) {
 
 std::string to_text(const Network& network) {
   const auto link = [](const char* name, const Link& l) {
-    return cat(",", name, "_gbs=", four_digits(l.bandwidth / kGiga), ",", name, "_us=", four_digits(l.latency / kMicro));
+    return cat(",", name, "_gbs=", four_digits(l.bandwidth / kGiga), ",", name,
+               "_us=", four_digits(l.latency / kMicro));
   };
   return cat("per_node=", network.per_node, link("node", network.node), network.net ? link("net", *network.net) : "");
 }

@@ -102,12 +102,15 @@ std::string layout_row(const Json& row, bool best) {
   const auto ms = [](const Json& parts, const char* key) { return parts.find(key)->as_double(); };
   const Json& fits = *row.find("fits");
   const bool too_large = !fits.is_null() && !fits.as_bool();
-  return format("%7lld%8lld%11.2f%11.2f%11.2f%10.2f%11.2f%10.2f%12s%11.1f%%%s\n",
-                static_cast<long long>(row.find("ranks")->as_int()), static_cast<long long>(row.find("expert")->as_int()),
-                ms(row, "step_ms"), ms(row, "forward_backward_ms"), ms(row, "optimizer_ms"), ms(exposed, "tokens"),
-                ms(exposed, "gradients"), ms(exposed, "weights"),
-                with_unit(row.find("memory_bytes")->as_double(), Unit::kBytes).c_str(),
-                100 * row.find("efficiency")->as_double(), too_large ? "  too large" : best ? "  *" : "");
+  return format(
+      "%7lld%8lld%11.2f%11.2f%11.2f%10.2f%11.2f%10.2f%12s%11.1f%%%s\n",
+      static_cast<long long>(row.find("ranks")->as_int()), static_cast<long long>(row.find("expert")->as_int()),
+      ms(row, "step_ms"), ms(row, "forward_backward_ms"), ms(row, "optimizer_ms"), ms(exposed, "tokens"),
+      ms(exposed, "gradients"), ms(exposed, "weights"),
+      with_unit(row.find("memory_bytes")->as_double(), Unit::kBytes).c_str(), 100 * row.find("efficiency")->as_double(),
+      too_large ? "  too large"
+      : best    ? "  *"
+                : "");
 }
 
 }  // namespace
@@ -115,11 +118,10 @@ std::string layout_row(const Json& row, bool best) {
 std::string scaling_table(const Json& plan) {
   const Json& rows = *plan.find("layouts");
   const auto text = [&](const char* key) { return plan.find(key)->as_string(); };
-  std::string table =
-      cat(text("name"), " on ranks of ", text("device"), ", ", plan.find("tokens_per_rank")->as_int(),
-          " tokens of each rank in a step; one rank alone takes ",
-          format("%.2f ms", plan.find("one_rank_ms")->as_double()), "\nnetwork ", text("network"), "\nrates ",
-          text("rates"), "\n\n", format("%48s%s\n", "", "exposed communication of"));
+  std::string table = cat(text("name"), " on ranks of ", text("device"), ", ", plan.find("tokens_per_rank")->as_int(),
+                          " tokens of each rank in a step; one rank alone takes ",
+                          format("%.2f ms", plan.find("one_rank_ms")->as_double()), "\nnetwork ", text("network"),
+                          "\nrates ", text("rates"), "\n\n", format("%48s%s\n", "", "exposed communication of"));
   table += format("%7s%8s%11s%11s%11s%10s%11s%10s%12s%12s\n", "ranks", "expert", "step, ms", "compute", "optimizer",
                   "tokens", "gradients", "weights", "memory", "efficiency");
   int64_t ranks = rows.as_array().front().find("ranks")->as_int();

@@ -17,6 +17,8 @@ double sum_bytes(const Sent& sent, int64_t ranks) {
   return ranks == 1 ? 0 : sent.bytes * (5 + 2 / static_cast<double>(ranks - 1));
 }
 
+constexpr double kGradientBytes = 4;  // the norm reads every gradient that the rank updates with
+
 struct StepSeconds {
   double compute = 0, optimizer = 0;
   double tokens = 0, gradients = 0, weights = 0;  // communication that nothing hides
@@ -81,8 +83,9 @@ class Model {
 
   Rates expected_rates() const {
     if (peaks_ == nullptr) {
-      throw UsageError("--rates", "is missing: what a CPU reaches is not known; `sffn bench step` prints it, as in "
-                                  "--rates tflops=0.1,gbs=20");
+      throw UsageError("--rates",
+                       "is missing: what a CPU reaches is not known; `sffn bench step` prints it, as in "
+                       "--rates tflops=0.1,gbs=20");
     }
     const bool bf16 = config_.train.precision == Precision::kBf16;
     return {.flops = kSustainedFlops * peaks_->flops(bf16), .bandwidth = kSustainedBandwidth * peaks_->bandwidth};
@@ -105,13 +108,15 @@ class Model {
     StepSeconds step{.compute = measured.flops / rates_.flops,
                      .optimizer = static_cast<double>(measured.updated) * update_bytes(config) / rates_.bandwidth};
     const RankSet all = spaced_ranks(network, ranks, 1), replicas = spaced_ranks(network, ranks / expert, expert);
-    for (const auto& [set, traffic] : {std::pair{all, measured.traffic}, std::pair{replicas, measured.replica_traffic}}) {
+    for (const auto& [set, traffic] :
+         {std::pair{all, measured.traffic}, std::pair{replicas, measured.replica_traffic}}) {
       step.gradients += pairwise_seconds(network, set, traffic.all_to_all) +
                         sum_bytes(traffic.all_to_all, set.ranks) / rates_.bandwidth;
       Traffic rest = traffic;
       rest.all_to_all = {};
       step.weights += traffic_seconds(network, set, rest, on_gpus());
     }
+    step.gradients += kGradientBytes * static_cast<double>(measured.updated) / rates_.bandwidth;
     step.tokens = token_seconds(config, measured.expert_traffic);
     return step;
   }
@@ -135,8 +140,7 @@ class Model {
       rest = rest - static_cast<double>(micro_batches) * layer.counted(n, chunk);
       seconds += static_cast<double>(layer.forwards) * exposed(layer, layer.forward) + exposed(layer, layer.backward);
     }
-    return static_cast<double>(micro_batches) * seconds +
-           traffic_seconds(scaling_.network, group, rest, on_gpus());
+    return static_cast<double>(micro_batches) * seconds + traffic_seconds(scaling_.network, group, rest, on_gpus());
   }
 
   const Scaling& scaling_;
