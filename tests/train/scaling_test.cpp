@@ -93,6 +93,20 @@ TEST_CASE("gradients of a dense model take what pairs of ranks need for them", "
   CHECK(value(row_of(plan, 4, 1), "optimizer_ms") == value(row_of(plan, 1, 1), "optimizer_ms"));
 }
 
+// Kills: replicas of blocks that are taken for neighbours.
+TEST_CASE("gradients of blocks that are spread over a node go to other nodes", "[scaling]") {
+  Config config = sparse("rand_hash");
+  config.train.tokens_per_step *= 4;
+  const Json plan = plan_scaling(config, scaling_to(4, 4));
+  config.parallel.expert = 2;
+  const Measurement measured = Engine::measure(config, 0, 4);
+  const Sent all = measured.traffic.all_to_all, blocks = measured.replica_traffic.all_to_all;
+  REQUIRE(blocks.bytes > 0);
+  const double sums = all.bytes * (5 + 2.0 / 3) + blocks.bytes * 7, norm = 4 * static_cast<double>(measured.updated);
+  const double seconds = pairwise_seconds(kSlow, {4, 2}, all) + 20e-6 + blocks.bytes / 1e9 + (sums + norm) / 20e9;
+  CHECK(value(*row_of(plan, 4, 2).find("exposed_ms"), "gradients") == Approx(1e3 * seconds));
+}
+
 // Kills: a figure that is read and not used, or has the wrong sign.
 TEST_CASE("a faster link, a faster rank or a shorter message never makes a step longer", "[scaling]") {
   for (const char* method : {"avg_k", "rand_hash", "switch"}) {
