@@ -2,12 +2,12 @@
 """What `sffn plan --ranks` predicts beside what this machine does, on 1, 2 and 4 ranks of one thread, for every way to spread
 the blocks of configs/bench/sparse.json over them.
 
-    scripts/bench_scaling.py [--rounds 5] [--steps 5] [--micro-batch 4]
+    scripts/bench_scaling.py [--rounds 5] [--steps 5] [--micro-batch 4] [--below-load LOAD]
 
 The plan is given two things measured in the same rounds: links by `sffn bench comm` on as many ranks, and rates by
 `sffn bench step` in as many processes that run beside each other without exchanging anything (what a core gives a rank
 depends on how many share it). Each round measures everything once, in turn; medians over the rounds. Prints Markdown tables;
-minutes, on an idle machine.
+a minute a round, on an idle machine. --below-load waits before each round until others leave the machine alone.
 """
 import argparse
 import json
@@ -15,6 +15,7 @@ import os
 import pathlib
 import statistics
 import subprocess
+import time
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 SFFN = ROOT / "build-cpu/tools/sffn"
@@ -116,10 +117,12 @@ def main():
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--steps", type=int, default=5)
     parser.add_argument("--micro-batch", type=int, default=4)
+    parser.add_argument("--below-load", type=float, default=float("inf"))
     arguments = parser.parse_args()
     rounds = []
     for number in range(arguments.rounds):
-        before = os.getloadavg()[0]
+        while (before := os.getloadavg()[0]) >= arguments.below_load:
+            time.sleep(1)
         rounds.append(measure_round(arguments))
         print(f"round {number + 1} of {arguments.rounds}, load before it {before:.1f}", flush=True)
     links, rates, collectives, steps = (
