@@ -26,7 +26,9 @@ Sizes check_routing(const Call& call, const BlockRouting& r, int64_t N, const ch
 
 void count_block_product(Stream& stream, const Sizes& s, int64_t D) {
   if (!stream.is_meta()) return;
-  stream.counter().matmul_flops += 2.0 * static_cast<double>(s.P) * static_cast<double>(s.G) * static_cast<double>(D);
+  const double flops = 2.0 * static_cast<double>(s.P) * static_cast<double>(s.G) * static_cast<double>(D);
+  stream.counter().matmul_flops += flops;
+  stream.counter().block_flops += flops;
 }
 
 // The inputs of a product x·W_blockᵀ + bias_block.

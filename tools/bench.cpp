@@ -37,6 +37,8 @@ void print_collectives(const Json& report) {
                 row.find("bytes")->as_double() / 1024, row.find("ms")->as_double(),
                 row.find("gigabytes_per_second")->as_double());
   }
+  const Json& network = *report.find("network");
+  if (!network.is_null()) std::printf("for sffn plan: --network %s\n", network.as_string().c_str());
 }
 
 void print_step(const Json& report) {
@@ -55,6 +57,7 @@ void print_step(const Json& report) {
                 report.find("device")->as_string().c_str());
   }
   std::printf("  memory of rank 0      %10.1f MiB\n", number("memory_bytes") / (1 << 20));
+  std::printf("  for sffn plan         --rates %s\n", report.find("rates")->as_string().c_str());
   for (const Json& line : report.find("products")->as_array()) std::printf("  product %s\n", line.as_string().c_str());
   if (report.find("profile") == nullptr) return;
   std::printf("  outside of kernels    %10.3f ms\n\n", number("outside_kernels_ms"));
@@ -115,7 +118,7 @@ int run_ops(World& world, const Arguments& arguments) {
 int run_comm(World& world, const Arguments& arguments) {
   log::start(world.ranks().rank(), arguments.json, arguments.json);
   log_world(world, cpu_device(world));
-  const Json report = bench_comm(world.ranks());
+  const Json report = bench_comm(world);
   if (world.ranks().rank() != 0) return 0;
   if (arguments.json)
     print_json(report);

@@ -1,5 +1,6 @@
 #include "comm/planned.h"
 
+#include <algorithm>
 #include <cstdlib>
 #include <cstring>
 #include <numeric>
@@ -12,9 +13,11 @@ class PlannedCommunicator final : public Communicator {
   PlannedCommunicator(int rank, int size, Traffic& traffic) : rank_(rank), size_(size), traffic_(traffic) {}
   int rank() const override { return rank_; }
   int size() const override { return size_; }
-  void all_gather(Stream& stream, Tensor, const Tensor& mine, std::span<const int64_t>) override {
+  void all_gather(Stream& stream, Tensor, const Tensor& mine, std::span<const int64_t> counts) override {
     check(stream);
-    traffic_.all_gather += static_cast<double>(mine.bytes()) * (size_ - 1);
+    const bool equal = std::all_of(counts.begin(), counts.end(), [&](int64_t count) { return count == counts[0]; });
+    const double others = size_ - 1;
+    (equal ? traffic_.all_gather : traffic_.uneven_all_gather) += {others, static_cast<double>(mine.bytes()) * others};
   }
   void all_to_all(Stream& stream, Tensor, std::span<const int64_t>, const Tensor& send,
                   std::span<const int64_t> send_counts) override {
@@ -22,11 +25,14 @@ class PlannedCommunicator final : public Communicator {
     const int64_t rows = std::accumulate(send_counts.begin(), send_counts.end(), int64_t{0});
     if (rows == 0) return;
     const double row_bytes = static_cast<double>(send.bytes()) / static_cast<double>(rows);
-    traffic_.all_to_all += row_bytes * static_cast<double>(rows - send_counts[rank_]);
+    const auto parts = std::count_if(send_counts.begin(), send_counts.end(), [](int64_t count) { return count > 0; });
+    traffic_.all_to_all += {static_cast<double>(parts - (send_counts[rank_] > 0)),
+                            row_bytes * static_cast<double>(rows - send_counts[rank_])};
   }
   void broadcast(Stream& stream, Tensor inout, int root) override {
     check(stream);
-    if (root == rank_) traffic_.broadcast += static_cast<double>(inout.bytes()) * (size_ - 1);
+    const double others = size_ - 1;
+    if (root == rank_) traffic_.broadcast += {others, static_cast<double>(inout.bytes()) * others};
   }
   void all_gather_bytes(void* all, const void* mine, size_t bytes) override {
     for (int r = 0; r < size_; ++r) std::memcpy(static_cast<char*>(all) + r * bytes, mine, bytes);

@@ -141,30 +141,52 @@ std::vector<Tensor> TreeFold::partials() const {
 
 namespace {
 
+// How the ranges are cut: a piece is what one owner gets done in one round.
+struct Pieces {
+  int64_t nodes = 0;    // of all ranks
+  int64_t longest = 0;  // range
+  int64_t piece = 0, rounds = 0;
+
+  Pieces(const SumTree& tree, std::span<const FlatRange> owned, DType dtype, size_t exchange_bytes) {
+    int64_t most = 0;
+    for (int r = 0; r < tree.ranks(); ++r) {
+      const auto own = static_cast<int64_t>(tree.partials(r).size());
+      nodes += own;
+      most = std::max(most, own);
+      longest = std::max(longest, owned[static_cast<size_t>(r)].count);
+    }
+    const int64_t budget = static_cast<int64_t>(exchange_bytes / size_of(dtype)) / (nodes + most * (tree.ranks() - 1));
+    piece = budget >= longest ? longest : std::min(longest, std::max(kSmallestPiece, budget / 2));
+    rounds = longest == 0 ? 0 : (longest + piece - 1) / piece;
+  }
+};
+
 // One exchange of tree_reduce_scatter. While the pieces of one round are added, those of the next are on their way: two
-// rounds have memory. Legend: a piece is what one owner gets done in one round.
+// rounds have memory. On the meta device there is but one round, which counts what all of them would do.
 class Exchange {
  public:
   Exchange(Stream& stream, Communicator& comm, Arena& scratch, const SumTree& tree, std::span<const Tensor> partials,
            std::span<const FlatRange> owned, DType dtype, size_t exchange_bytes)
       : stream_(stream), comm_(comm), tree_(tree), partials_(partials), owned_(owned) {
+    const Pieces pieces(tree, owned, dtype, exchange_bytes);
+    piece_ = pieces.piece;
+    rounds_ = pieces.rounds;
     const int64_t others = comm_.size() - 1, own = static_cast<int64_t>(partials_.size());
-    int64_t nodes = 0, most = 0, longest = 0;
-    for (int r = 0; r < comm_.size(); ++r) {
-      nodes += nodes_of(r);
-      most = std::max(most, nodes_of(r));
-      longest = std::max(longest, range(r).count);
-    }
-    const int64_t budget = static_cast<int64_t>(exchange_bytes / size_of(dtype)) / (nodes + most * others);
-    piece_ = budget >= longest ? longest : std::min(longest, std::max(kSmallestPiece, budget / 2));
-    rounds_ = longest == 0 ? 0 : (longest + piece_ - 1) / piece_;
     if (others == 0) return;
     const int64_t largest_own = std::min(piece_, range(comm_.rank()).count);
     for (int64_t i = 0; i < std::min<int64_t>(rounds_, 2); ++i) {
-      rounds_under_way_.push_back({scratch.allocate({own * others * piece_}, dtype, "gradient pieces to send"),
-                                   scratch.allocate({(nodes - own) * largest_own}, dtype, "gradient pieces received"),
-                                   nullptr});
+      under_way_.push_back({scratch.allocate({own * others * piece_}, dtype, "gradient pieces to send"),
+                            scratch.allocate({(pieces.nodes - own) * largest_own}, dtype, "gradient pieces received"),
+                            nullptr});
     }
+    if (!stream.is_meta() || rounds_ == 0) return;
+    piece_ = pieces.longest;
+    rounds_ = 1;
+    const Shape to_send{own * others * piece_}, received{(pieces.nodes - own) * range(comm_.rank()).count};
+    whole_send_ = Buffer(stream.runtime(), to_send, dtype);
+    whole_recv_ = Buffer(stream.runtime(), received, dtype);
+    under_way_[0].send = whole_send_.tensor(to_send, dtype);
+    under_way_[0].recv = whole_recv_.tensor(received, dtype);
   }
 
   void run(const Tensor& out) {
@@ -182,7 +204,7 @@ class Exchange {
     Tensor send, recv;
     std::unique_ptr<Transfer> transfer;
   };
-  Round& under_way(int64_t round) { return rounds_under_way_[static_cast<size_t>(round % 2)]; }
+  Round& under_way(int64_t round) { return under_way_[static_cast<size_t>(round % 2)]; }
 
   void add(int64_t round, const Tensor& out) {
     const FlatRange mine = piece_of(comm_.rank(), round);
@@ -237,7 +259,8 @@ class Exchange {
   std::span<const Tensor> partials_;
   std::span<const FlatRange> owned_;
   int64_t piece_ = 0, rounds_ = 0;
-  std::vector<Round> rounds_under_way_;
+  std::vector<Round> under_way_;
+  Buffer whole_send_, whole_recv_;  // on the meta device
 };
 
 }  // namespace
@@ -254,6 +277,11 @@ void tree_reduce_scatter(Stream& stream, Communicator& comm, Arena& scratch, con
   const ArenaScope scope(scratch);
   Exchange exchange(stream, comm, scratch, tree, partials, owned, out.dtype(), exchange_bytes);
   exchange.run(out);
+}
+
+int64_t tree_exchange_rounds(const SumTree& tree, int rank, std::span<const FlatRange> owned, DType dtype,
+                             size_t exchange_bytes) {
+  return tree.partials(rank).empty() ? 0 : Pieces(tree, owned, dtype, exchange_bytes).rounds;
 }
 
 double tree_sum(std::span<const double> leaves) {

@@ -90,6 +90,10 @@ inline constexpr size_t kTreeExchangeBytes = size_t{16} << 20;
 void tree_reduce_scatter(Stream& stream, Communicator& comm, Arena& scratch, const SumTree& tree, Tensor out,
                          std::span<const Tensor> partials, std::span<const FlatRange> owned,
                          size_t exchange_bytes = kTreeExchangeBytes);
+// In how many pieces rank sends its nodes to each owner. On the meta device, where this number would be all that tells
+// one piece from the next, they go as one.
+int64_t tree_exchange_rounds(const SumTree& tree, int rank, std::span<const FlatRange> owned, DType dtype,
+                             size_t exchange_bytes = kTreeExchangeBytes);
 
 // The same tree on host values: losses, squared norms. 0 without leaves.
 double tree_sum(std::span<const double> leaves);

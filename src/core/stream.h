@@ -22,6 +22,7 @@ struct MatmulShape {
 // Work that ops would do; filled on the meta device, where nothing runs. FLOPs count multiply and add apart.
 struct OpCounter {
   double matmul_flops = 0;
+  double block_flops = 0;  // of these, in products of chosen blocks
   double attention_flops = 0;
   std::vector<std::pair<MatmulShape, int64_t>> matmuls;  // distinct shapes in the order they first ran, and how often
 

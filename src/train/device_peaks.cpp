@@ -1,5 +1,7 @@
 #include "train/device_peaks.h"
 
+#include "core/error.h"
+
 #include <algorithm>
 
 namespace sffn {
@@ -28,6 +30,14 @@ const DevicePeaks* find_device(std::string_view name) {
     if (name == peaks.name) return &peaks;
   }
   return nullptr;
+}
+
+const DevicePeaks* require_device(const std::string& name) {
+  const DevicePeaks* peaks = find_device(name);
+  if (peaks == nullptr && name != "cpu") {
+    throw UsageError("--device", cat("\"", name, "\" is not known; known: ", known_devices(), ", cpu"));
+  }
+  return peaks;
 }
 
 const DevicePeaks* find_card(std::string_view reported) {

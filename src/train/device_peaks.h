@@ -25,6 +25,8 @@ struct DevicePeaks {
 inline constexpr double kSustainedFlops = 790.0 / 989.0, kSustainedBandwidth = 4.3 / 4.8;
 
 const DevicePeaks* find_device(std::string_view name);  // h200 | h100 | a100 | l40s; else nullptr
+// The same, and nullptr for "cpu"; UsageError "--device: …" for another name.
+const DevicePeaks* require_device(const std::string& name);
 // Of the card that reports itself by this name; nullptr for any other: variants with the same chip have other clocks
 // and memories, and a share of the wrong peak is worse than none.
 const DevicePeaks* find_card(std::string_view reported);

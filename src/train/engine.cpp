@@ -115,7 +115,7 @@ Measurement Engine::measure(const Config& config, int rank, int ranks) {
   check_expert_ranks(ranks, spread);
   const auto data = make_planned_communicator(rank, ranks, found.traffic);
   const auto expert = make_planned_communicator(rank % spread, spread, found.expert_traffic);
-  const auto replicas = make_planned_communicator(rank / spread, ranks / spread, found.traffic);
+  const auto replicas = make_planned_communicator(rank / spread, ranks / spread, found.replica_traffic);
   const Parallel parallel{.world = data.get(), .data = data.get(), .expert = expert.get(), .replicas = replicas.get()};
   Engine engine(config, parallel, meta_runtime(), {kAddressSpace, kAddressSpace});
   const int64_t time = config.model.context;
@@ -128,12 +128,39 @@ Measurement Engine::measure(const Config& config, int rank, int ranks) {
     if (config.data.document_mask) batch.segment_start = batch.inputs;
     return batch;
   };
-  engine.step(1, empty_batch, 0, [](std::string_view) {});
-  found.work = engine.stream_.counter();
+  Traffic of_pass, expert_of_pass;
+  engine.step(1, empty_batch, 0, [&](std::string_view phase) {
+    if (phase != kGradientExchange) return;
+    of_pass = found.traffic;
+    expert_of_pass = found.expert_traffic;
+  });
+  // The first micro-batch ran alone, for all.
+  const LeafRange leaves = engine.leaves_[static_cast<size_t>(rank)];
+  const auto passes = static_cast<double>(leaves.last - leaves.first);
+  found.traffic += (passes - 1) * of_pass;
+  found.expert_traffic += (passes - 1) * expert_of_pass;
+  const OpCounter& work = engine.stream_.counter();
+  const double elsewhere = 1.0 - 1.0 / spread;  // of the choices, which without memory all count here
+  found.flops = passes * (work.matmul_flops + work.attention_flops - elsewhere * work.block_flops);
+  // So did the first piece of an exchange.
+  for (const ParameterGroup& group : engine.groups_) {
+    const auto more = static_cast<double>((group.exchange_rounds() - 1) * (group.replicas().size() - 1));
+    Traffic& traffic = &group.replicas() == data.get() ? found.traffic : found.replica_traffic;
+    traffic.all_to_all.messages += std::max(0.0, more);
+    found.updated += group.optimizer().range().count;
+  }
+  const Traffic expert_traffic = found.expert_traffic;  // of the step alone
   engine.evaluate(empty_batch(0, config.train.micro_batch));
+  found.expert_traffic = expert_traffic;
   found.arenas = {engine.saved_.high_water(), engine.scratch_.high_water()};
   found.memory = engine.memory_with(found.arenas);
   return found;
+}
+
+size_t Measurement::memory_bytes() const {
+  size_t total = 0;
+  for (const auto& [name, bytes] : memory) total += bytes;
+  return total;
 }
 
 void Engine::initialise(const TokenCounts& token_counts) {
@@ -176,6 +203,11 @@ void Engine::micro_step() {
   ops::copy(stream_, books_.leaf.slice(1, config_.model.layers), books_.extra);
 }
 
+void Engine::run_micro_step() {
+  if (reads_counts_) return micro_step();
+  micro_steps_.run(stream_, [&] { micro_step(); });
+}
+
 void Engine::accumulate_gradients(int64_t step, const BatchOf& batch_of, const Progress& progress) {
   const LeafRange leaves = leaves_[static_cast<size_t>(parallel_.data->rank())];
   const Tensor mine = own_rows(*parallel_.data, books_.leaves, leaf_counts_);
@@ -189,11 +221,7 @@ void Engine::accumulate_gradients(int64_t step, const BatchOf& batch_of, const P
     progress(kPass);
     batch_.send(stream_, batch, {static_cast<int32_t>(step), static_cast<int32_t>(first_sequence)});
     for (const ParameterGroup& group : groups_) group.next(stream_);
-    if (reads_counts_) {
-      micro_step();
-    } else {
-      micro_steps_.run(stream_, [&] { micro_step(); });
-    }
+    if (!stream_.is_meta() || leaf == leaves.first) run_micro_step();  // there each does what the first does
     ops::copy(stream_, mine.slice(leaf - leaves.first, 1).view(books_.leaf.shape()), books_.leaf);
     for (const ParameterGroup& group : groups_) group.push(stream_);
   }

@@ -33,9 +33,18 @@ struct ArenaSizes {
 struct Measurement {
   ArenaSizes arenas;
   std::vector<std::pair<std::string, size_t>> memory;  // bytes by name
-  Traffic traffic;                                     // bytes this rank sends
-  Traffic expert_traffic;                              // and those to the blocks of other ranks, and back
-  OpCounter work;                                      // FLOPs this rank really executes, recomputation included
+  // What this rank sends in a step: to all ranks, to those with the same blocks where blocks are spread, and to the
+  // ranks that share its blocks with it, where a token that may go to several of them is counted with all.
+  Traffic traffic, replica_traffic, expert_traffic;
+  // FLOPs this rank executes, recomputation included; where blocks are spread, those of choices that are as many on
+  // each rank.
+  double flops = 0;
+  int64_t updated = 0;  // parameters that it updates
+
+  size_t memory_bytes() const;
+  double total_bytes() const {
+    return traffic.total_bytes() + replica_traffic.total_bytes() + expert_traffic.total_bytes();
+  }
 };
 
 struct StepNumbers {
@@ -131,6 +140,7 @@ class Engine {
   void open_books();
   void give(Record& record, int64_t step, double learning_rate, const Flags& flags);
   void accumulate_gradients(int64_t step, const BatchOf& batch_of, const Progress& progress);
+  void run_micro_step();
   void micro_step();
   void exchange();
   // A profile is of one stream.

@@ -18,12 +18,6 @@ std::optional<size_t> free_bytes([[maybe_unused]] Device device) {
   return std::nullopt;
 }
 
-size_t total_of(const Measurement& measured) {
-  size_t total = 0;
-  for (const auto& [name, bytes] : measured.memory) total += bytes;
-  return total;
-}
-
 std::string in_gib(size_t bytes) {
   return cat(bytes, " bytes (", std::fixed, std::setprecision(2), static_cast<double>(bytes) / (1 << 30), " GiB)");
 }
@@ -71,15 +65,15 @@ std::vector<Change> changes_of(const Config& config, int ranks) {
 std::string largest_part(const Measurement& measured) {
   const auto largest = std::max_element(measured.memory.begin(), measured.memory.end(),
                                         [](const auto& a, const auto& b) { return a.second < b.second; });
-  return cat(100 * largest->second / std::max<size_t>(1, total_of(measured)), "% of them ", largest->first);
+  return cat(100 * largest->second / std::max<size_t>(1, measured.memory_bytes()), "% of them ", largest->first);
 }
 
 std::string training_advice(const Config& config, const Measurement& measured, int rank, int ranks, size_t free) {
-  size_t least = total_of(measured);
+  size_t least = measured.memory_bytes();
   std::string best;
   for (const Change& change : changes_of(config, ranks)) {
     try {
-      const size_t needed = total_of(Engine::measure(change.config, rank, change.ranks));
+      const size_t needed = Engine::measure(change.config, rank, change.ranks).memory_bytes();
       if (needed >= least) continue;
       least = needed;
       best = change.what;
@@ -100,15 +94,17 @@ void require_memory(Device device, size_t needed, const std::function<std::strin
                                  advice(), "; or use \"backend\": \"cpu\" (--backend cpu)"));
 }
 
+Config as_on_gpu(Config config) {
+  config.train.deterministic = false;  // one buffer of gradients: Engine
+  if (config.parallel.dispatch == Dispatch::kAuto) config.parallel.dispatch = Dispatch::kGather;
+  return config;
+}
+
 Measurement measure_for(DeviceRuntime& runtime, const Config& config, int rank, int ranks) {
-  Config carried_out = config;
-  if (runtime.is_asynchronous()) {
-    carried_out.train.deterministic = false;  // one buffer of gradients: Engine
-    if (carried_out.parallel.dispatch == Dispatch::kAuto) carried_out.parallel.dispatch = Dispatch::kGather;
-  }
+  const Config carried_out = runtime.is_asynchronous() ? as_on_gpu(config) : config;
   const Measurement measured = Engine::measure(carried_out, rank, ranks);
   const size_t free = free_bytes(runtime.device()).value_or(0);
-  require_memory(runtime.device(), total_of(measured),
+  require_memory(runtime.device(), measured.memory_bytes(),
                  [&] { return training_advice(carried_out, measured, rank, ranks, free); });
   return measured;
 }

@@ -8,6 +8,9 @@
 
 namespace sffn {
 
+// The settings that a GPU carries out: what measuring on the meta device, which is none, cannot know.
+Config as_on_gpu(Config);
+
 // What rank `rank` of `ranks` needs in training on the device. UsageError where that is more than is free there, with
 // the setting that would save most bytes, found by measuring each.
 Measurement measure_for(DeviceRuntime& runtime, const Config& config, int rank, int ranks);

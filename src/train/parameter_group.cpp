@@ -81,6 +81,10 @@ void ParameterGroup::exchange(Stream& stream, Arena& scratch, Tensor squares) co
   if (holders_ != nullptr && holders_->size() > 1) holders_->all_gather(stream, squares, mine, chunk_counts_);
 }
 
+int64_t ParameterGroup::exchange_rounds() const {
+  return tree_exchange_rounds(*tree_, replicas_->rank(), ranges_, accumulate_type(params_->dtype()));
+}
+
 void ParameterGroup::gather_values(Stream& stream) const {
   if (sharded_) sffn::gather_values(stream, *replicas_, *params_, ranges_);
 }

@@ -47,6 +47,8 @@ class ParameterGroup {
     return partition_flat(*params_, replicas_->size())[static_cast<size_t>(replicas_->rank())];
   }
   size_t gradient_bytes() const { return gradients_.bytes(); }
+  // In how many pieces a rank's gradients go to each replica.
+  int64_t exchange_rounds() const;
 
  private:
   Tensor own_gradient() const {

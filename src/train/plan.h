@@ -12,6 +12,11 @@ namespace sffn {
 // l40s | cpu. Throws UsageError for an unknown device, a model without vocab_size, or a step with too few
 // micro-batches.
 Json plan_run(const Config& config, int ranks, const std::string& device);
-std::string plan_table(const Json& plan);  // the same for people
+
+// Bytes that the optimizer reads and writes for a parameter: gradient, weight and both moments read, weight and moments
+// written; in bf16 the rounded weight too.
+double update_bytes(const Config& config);
+// UsageError for a model without vocab_size.
+void require_vocabulary(const Config& config);
 
 }  // namespace sffn

@@ -1,5 +1,7 @@
 #include "comm/tree.h"
 
+#include "comm/forwarding.h"
+#include "comm/planned.h"
 #include "comm/threads.h"
 #include "comm/tree_check.h"
 #include "core/buffer.h"
@@ -214,4 +216,60 @@ TEST_CASE("shares that do not cover the leaves in order are refused", "[tree]") 
   CHECK_THROWS_AS(SumTree({{0, 2}, {3, 4}}), RunError);
   CHECK_THROWS_AS(SumTree({{0, 2}, {1, 4}}), RunError);
   CHECK_THROWS_AS(SumTree({{1, 2}}), RunError);
+}
+
+namespace {
+
+// Counts the exchanges of rank 0 and their bytes.
+class Counting final : public ForwardingCommunicator {
+ public:
+  explicit Counting(Communicator& inner) : ForwardingCommunicator(inner) {}
+  int64_t calls = 0;
+  double bytes = 0;
+  void all_to_all(Stream& stream, Tensor recv, std::span<const int64_t> recv_counts, const Tensor& send,
+                  std::span<const int64_t> send_counts) override {
+    ++calls;
+    bytes += static_cast<double>(send.bytes());
+    ForwardingCommunicator::all_to_all(stream, recv, recv_counts, send, send_counts);
+  }
+};
+
+}  // namespace
+
+// Kills: pieces of another size in the plan; bytes of one piece for those of all; scratch for all pieces at once.
+TEST_CASE("on the meta device a sum over ranks counts all its pieces, and takes the scratch of one", "[tree]") {
+  constexpr int64_t kLong = 5000, kBytes = 4096;
+  for (const int ranks : {2, 3}) {
+    const SumTree tree(split_leaves(4, ranks));
+    const std::vector<FlatRange> owned(static_cast<size_t>(ranks), FlatRange{0, kLong});
+    const auto run = [&](DeviceRuntime& runtime, Communicator& comm, size_t scratch_bytes) {
+      Stream stream(runtime);
+      Arena scratch(runtime, "scratch", scratch_bytes);
+      std::vector<Buffer> buffers;
+      std::vector<Tensor> partials;
+      for (size_t i = 0; i <= tree.partials(comm.rank()).size(); ++i) {
+        buffers.emplace_back(runtime, Shape{kLong}, DType::kF32);
+        partials.push_back(buffers.back().tensor({kLong}, DType::kF32));
+      }
+      const Tensor out = partials.back();
+      partials.pop_back();
+      tree_reduce_scatter(stream, comm, scratch, tree, out, partials, owned, kBytes);
+      return scratch.high_water();
+    };
+    Traffic planned;
+    const size_t needed = run(meta_runtime(), *make_planned_communicator(0, ranks, planned), size_t{1} << 30);
+    const int64_t rounds = tree_exchange_rounds(tree, 0, owned, DType::kF32, kBytes);
+    CHECK(rounds > 2);
+    run_threads(ranks, [&](Communicator& comm) {
+      Counting counting(comm);
+      if (comm.rank() != 0) {
+        run(cpu_runtime(), comm, size_t{1} << 20);
+        return;
+      }
+      const size_t used = run(cpu_runtime(), counting, needed);
+      CHECK(used == needed);
+      CHECK(counting.calls == rounds);
+      CHECK(counting.bytes == planned.all_to_all.bytes);
+    });
+  }
 }

@@ -102,3 +102,66 @@ TEST_CASE("plan's table has binary units beside exact bytes", "[tools]") {
   CHECK(ran.out.find("MFLOPs") != std::string::npos);
   CHECK(ran.err.empty());
 }
+
+namespace {
+
+const Words kLinks = {"--network", "per_node=2,node_gbs=8,node_us=2,net_gbs=1,net_us=20"};
+const Words kRates = {"--rates", "tflops=0.1,gbs=20"};
+
+}  // namespace
+
+// Kills: a range that needs no links; a figure that is wrong and used; links of a single number that nobody reads.
+TEST_CASE("plan refuses ranks, links and rates that cannot be in one line", "[tools]") {
+  const TempFolder folder(TempFolder::kMemory);
+  const Words command = {"plan", write_model(folder)};
+  const auto refused = [&](const Words& more, const std::string& says) {
+    const Ran ran = run_sffn(command + more);
+    INFO(says << ": " << ran.err);
+    CHECK(ran.code == 2);
+    CHECK(ran.one_error_line(says));
+  };
+  for (const char* ranks : {"0", "-1", "two", "1..", "..4", "1...4", "0..4", "2..1", "1..4..8", "1..1048577"}) {
+    refused(Words{"--ranks", ranks} + kLinks + kRates, "--ranks");
+  }
+  refused(Words{"--ranks", "1..4"} + kRates, "--network");
+  refused(Words{"--ranks", "1..4"} + kLinks, "--rates");
+  refused(Words{"--ranks", "2"} + kLinks, "A..B");
+  refused(Words{"--ranks", "2"} + kRates, "A..B");
+  refused(Words{"--ranks", "1..4", "--network", "per_node=2,node_gbs=8"} + kRates, "node_us");
+  refused(Words{"--ranks", "1..4", "--network", "per_node=2,node_gbs=8,node_us=2"} + kRates, "net_gbs");
+  refused(Words{"--ranks", "1..4", "--network", "per_node=2,node_gbs=8,node_us=2,node_ms=1"} + kRates, "node_ms");
+  refused(Words{"--ranks", "1..4", "--rates", "tflops=-1,gbs=2"} + kLinks, "tflops");
+  refused(Words{"--ranks", "5..10"} + kLinks + kRates, "train.tokens_per_step");
+  refused(Words{"--ranks", "1..4", "--device", "abacus"} + kLinks + kRates, "h200, h100, a100, l40s, cpu");
+}
+
+// Kills: a key that scripts rely on, renamed; a range that ends early.
+TEST_CASE("plan of a range of ranks has a row for each layout", "[tools]") {
+  const TempFolder folder(TempFolder::kMemory);
+  const Words command = Words{"plan", write_model(folder), "--ranks", "1..4096"} + kLinks + kRates;
+  const Json plan = sffn_done(command + Words{"--json"}).json();
+  CHECK(has_keys(plan, {"name", "device", "network", "rates", "tokens_per_rank", "one_rank_ms", "layouts"}));
+  const Json& layouts = *plan.find("layouts");
+  REQUIRE(layouts.as_array().size() == 13);
+  for (size_t i = 0; i < layouts.as_array().size(); ++i) {
+    const Json& row = layouts.as_array()[i];
+    CHECK(row.find("ranks")->as_int() == int64_t{1} << i);
+    CHECK(has_keys(row, {"expert", "zero", "step_ms", "forward_backward_ms", "optimizer_ms", "exposed_communication_ms",
+                         "exposed_ms", "tokens_per_second", "memory_bytes", "fits", "efficiency"}));
+  }
+  CHECK(sffn_done(command).out.find("efficiency") != std::string::npos);
+}
+
+// Kills: links or rates that a benchmark prints and plan does not read.
+TEST_CASE("plan reads the links and rates that bench prints", "[tools]") {
+  const TempFolder folder(TempFolder::kMemory);
+  const std::string config = write_model(folder);
+  const std::string network = sffn_done({"bench", "comm", "--json"}, 2).json().find("network")->as_string();
+  const std::string rates = sffn_done({"bench", "step", config, "--json"}).json().find("rates")->as_string();
+  CHECK(network.rfind("per_node=2,node_gbs=", 0) == 0);
+  const Json plan =
+      sffn_done({"plan", config, "--json", "--ranks", "1..2", "--network", network, "--rates", rates}).json();
+  CHECK(plan.find("network")->as_string() == network);
+  CHECK(plan.find("rates")->as_string() == rates);
+  CHECK(sffn_done({"bench", "comm", "--json"}).json().find("network")->is_null());
+}

@@ -2,6 +2,7 @@
 
 #include "comm/tree.h"
 #include "core/arena.h"
+#include "train/network.h"
 
 #include <algorithm>
 #include <chrono>
@@ -11,55 +12,111 @@
 namespace sffn {
 namespace {
 
-constexpr int kRepeats = 9;
+constexpr int64_t kSmallest = int64_t{1} << 12, kLargest = int64_t{1} << 24;  // elements of all ranks together
+constexpr int64_t kOftenTimed = int64_t{1} << 16;  // at most: a call is short beside what disturbs it
 
-double median_ms(Communicator& ranks, const std::function<void()>& call) {
+double median_ms(Communicator& ranks, int repeats, const std::function<void()>& call) {
   std::vector<double> times;
-  for (int i = 0; i < kRepeats + 2; ++i) {
+  for (int i = 0; i < repeats + 2; ++i) {
     ranks.barrier();
     const auto start = std::chrono::steady_clock::now();
     call();
     const double ms = std::chrono::duration<double, std::milli>(std::chrono::steady_clock::now() - start).count();
     if (i >= 2) times.push_back(ranks.max_value(ms));
   }
-  std::nth_element(times.begin(), times.begin() + kRepeats / 2, times.end());
-  return times[kRepeats / 2];
+  std::nth_element(times.begin(), times.begin() + repeats / 2, times.end());
+  return times[static_cast<size_t>(repeats / 2)];
+}
+
+// The collectives of a step over `elements` numbers of all ranks together.
+class Collectives {
+ public:
+  Collectives(Communicator& ranks, int64_t elements)
+      : ranks_(ranks),
+        stream_(cpu_runtime()),
+        share_(elements / ranks.size()),
+        repeats_(elements <= kOftenTimed ? 101 : 9),
+        all_(cpu_runtime(), {share_ * ranks.size()}, DType::kF32),
+        other_(cpu_runtime(), {share_ * ranks.size()}, DType::kF32),
+        counts_(static_cast<size_t>(ranks.size()), share_) {}
+
+  double bytes() const { return 4.0 * static_cast<double>(share_) * (ranks_.size() - 1); }  // that a rank sends
+  double all_gather_ms() {
+    return median_ms(ranks_, repeats_, [&] { ranks_.all_gather(stream_, tensor(all_), own(tensor(other_)), counts_); });
+  }
+  double all_to_all_ms() {
+    return median_ms(ranks_, repeats_,
+                     [&] { ranks_.all_to_all(stream_, tensor(all_), counts_, tensor(other_), counts_); });
+  }
+  double tree_reduce_scatter_ms() {
+    const SumTree tree(split_leaves(ranks_.size(), ranks_.size()));
+    std::vector<FlatRange> owned;
+    for (int r = 0; r < ranks_.size(); ++r) owned.push_back({share_ * r, share_});
+    Arena scratch(cpu_runtime(), "scratch", 4 * kTreeExchangeBytes);
+    const std::vector<Tensor> partials{tensor(all_)};
+    return median_ms(ranks_, repeats_, [&] {
+      tree_reduce_scatter(stream_, ranks_, scratch, tree, tensor(other_).slice(0, share_), partials, owned);
+    });
+  }
+
+ private:
+  Tensor tensor(const Buffer& buffer) const { return buffer.tensor({share_ * ranks_.size()}, DType::kF32); }
+  Tensor own(const Tensor& all) const { return all.slice(share_ * ranks_.rank(), share_); }
+
+  Communicator& ranks_;
+  Stream stream_;
+  int64_t share_;
+  int repeats_;
+  Buffer all_, other_;
+  std::vector<int64_t> counts_;
+};
+
+Link measure_link(Communicator& group) {
+  const double others = group.size() - 1;
+  Collectives small(group, kSmallest), large(group, kLargest);
+  const double latency = 0.5e-3 * (small.all_gather_ms() + small.all_to_all_ms()) / others;
+  const double seconds = 0.5e-3 * (large.all_gather_ms() + large.all_to_all_ms());
+  return {.latency = latency, .bandwidth = large.bytes() / (seconds - others * latency)};
+}
+
+// Every rank of a node at once, each with the ranks in its place on other nodes.
+Network measure_network(World& world) {
+  Communicator& ranks = world.ranks();
+  const Span per_node = span_of(world.placement().ranks_per_node());
+  Network network{.per_node = per_node.high, .node = {}, .net = {}};
+  if (per_node.low != per_node.high) {
+    throw UsageError("bench comm", "nodes have different numbers of ranks; links are measured with as many on each");
+  }
+  if (world.placement().nodes() > 1) {
+    const auto across = ranks.split(world.host().rank(), ranks.rank());
+    network.net = measure_link(*across);
+  }
+  network.node = per_node.high > 1 ? measure_link(world.host()) : *network.net;
+  return network;
 }
 
 }  // namespace
 
-Json bench_comm(Communicator& ranks) {
-  const int size = ranks.size();
+Json bench_comm(World& world) {
+  Communicator& ranks = world.ranks();
   Json rows = Json::array();
-  Stream stream(cpu_runtime());
-  for (int64_t elements = int64_t{1} << 12; elements <= int64_t{1} << 24; elements <<= 4) {
-    const int64_t share = elements / size, total = share * size;
-    Buffer all(cpu_runtime(), {total}, DType::kF32), other(cpu_runtime(), {total}, DType::kF32);
-    const Tensor a = all.tensor({total}, DType::kF32), b = other.tensor({total}, DType::kF32);
-    const std::vector<int64_t> counts(size, share);
-    const double sent = 4.0 * static_cast<double>(share) * (size - 1);
+  for (int64_t elements = kSmallest; elements <= kLargest; elements <<= 4) {
+    Collectives collectives(ranks, elements);
     const auto add = [&](const char* name, double ms) {
       Json row;
       row["collective"] = name;
-      row["bytes"] = sent;
+      row["bytes"] = collectives.bytes();
       row["ms"] = ms;
-      row["gigabytes_per_second"] = sent / ms * 1e-6;
+      row["gigabytes_per_second"] = collectives.bytes() / ms * 1e-6;
       rows.push_back(row);
     };
-    add("all_gather",
-        median_ms(ranks, [&] { ranks.all_gather(stream, a, b.slice(share * ranks.rank(), share), counts); }));
-    add("all_to_all", median_ms(ranks, [&] { ranks.all_to_all(stream, a, counts, b, counts); }));
-
-    const SumTree tree(split_leaves(size, size));
-    std::vector<FlatRange> owned;
-    for (int r = 0; r < size; ++r) owned.push_back({share * r, share});
-    Arena scratch(cpu_runtime(), "scratch", 4 * kTreeExchangeBytes);
-    const std::vector<Tensor> partials{a};
-    add("tree_reduce_scatter", median_ms(ranks, [&] {
-          tree_reduce_scatter(stream, ranks, scratch, tree, b.slice(0, share), partials, owned);
-        }));
+    add("all_gather", collectives.all_gather_ms());
+    add("all_to_all", collectives.all_to_all_ms());
+    add("tree_reduce_scatter", collectives.tree_reduce_scatter_ms());
   }
-  return Json::Object{{"ranks", int64_t{size}}, {"collectives", std::move(rows)}};
+  Json report{Json::Object{{"ranks", int64_t{ranks.size()}}, {"collectives", std::move(rows)}}};
+  report["network"] = ranks.size() > 1 ? Json(to_text(measure_network(world))) : Json();
+  return report;
 }
 
 }  // namespace sffn

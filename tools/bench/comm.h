@@ -1,11 +1,13 @@
 #pragma once
-#include "comm/communicator.h"
+#include "comm/launch.h"
 #include "core/json.h"
 
 namespace sffn {
 
 // Times the collectives of a training step over growing sizes: {"ranks", "collectives": [{"collective", "bytes", "ms",
-// "gigabytes_per_second"}]}, bytes being what a rank sends. Collective; medians.
-Json bench_comm(Communicator& ranks);
+// "gigabytes_per_second"}], "network"}, bytes being what a rank sends, and the network what `sffn plan --network`
+// takes: latency by the smallest size, bandwidth by the largest, among the ranks of a node and among ranks of different
+// nodes while all others do the same; null of one rank. Collective; medians.
+Json bench_comm(World& world);
 
 }  // namespace sffn

@@ -8,6 +8,8 @@
 #include "train/device_peaks.h"
 #include "train/engine.h"
 #include "train/memory_check.h"
+#include "train/network.h"
+#include "train/plan.h"
 #include "train/random_batch.h"
 
 #include <algorithm>
@@ -80,6 +82,9 @@ Json bench_step(Config config, Communicator& ranks, DeviceRuntime& runtime, cons
   report["forward_backward_ms"] = median(forward_backward_ms);
   report["optimizer_ms"] = median(optimizer_ms);
   report["exposed_communication_ms"] = median(communication_ms);
+  report["rates"] = to_text(
+      Rates{.flops = 1e3 * plan.flops / median(forward_backward_ms),
+            .bandwidth = 1e3 * static_cast<double>(plan.updated) * update_bytes(config) / median(optimizer_ms)});
   report["memory_bytes"] = engine.memory_bytes();
   report["products"] = products_of(engine.stream());
   report["model_tflops"] = 1e-12 * flops_per_second;

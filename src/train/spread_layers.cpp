@@ -1,0 +1,98 @@
+#include "train/spread_layers.h"
+
+#include "ffn/registry.h"
+
+#include <numeric>
+
+namespace sffn {
+namespace {
+
+// Keys are multiplied again in a backward pass, for which nothing is kept where blocks are spread.
+SpreadLayer of_layer(const Config& config, const FfnOptions& options, int64_t layer, bool on_gpus) {
+  const BlockShape& shape = *options.block_shape();
+  const int64_t d = config.model.d_model, b = shape.per_token, W = shape.keys ? shape.key_width(d) : 0;
+  const auto bytes = static_cast<int64_t>(size_of(config.dtype()));
+  const bool weighs = options.weighs_blocks();
+  const int64_t x = shape.keys, weights = weighs;
+  const auto keys = static_cast<double>(2 * shape.active_cells() * (W + (shape.gated ? d : 0)));
+  const auto values = static_cast<double>(2 * shape.active_cells() * d);
+
+  SpreadLayer found{.layer = layer, .blocks = shape.blocks(), .ranks = config.parallel.expert, .chosen = b};
+  found.forward = {.token = TokenBytes::forward(W, d, b, weighs, bytes),
+                   .brings = x + 1 + weights,
+                   .returns = 1,
+                   .flops = keys + values};
+  found.backward = {.token = TokenBytes::backward(W, d, b, weighs, bytes),
+                    .brings = x + 1 + weights + 1,
+                    .returns = x + weights,
+                    .flops = 3 * keys + 2 * values};
+  found.forwards = config.train.recompute == Recompute::kBlock ? 2 : 1;
+  found.way = choose_dispatch(config.parallel.dispatch, found.volume(found.forward), on_gpus);
+  return found;
+}
+
+Traffic brought(Dispatch way, const Sent& sent) {
+  return way == Dispatch::kGather ? Traffic{.all_gather = sent} : Traffic{.all_to_all = sent};
+}
+
+}  // namespace
+
+SpreadLayer::ChunkTraffic SpreadLayer::chunk_traffic(const Pass& pass, int64_t tokens) const {
+  const auto others = static_cast<double>(ranks - 1), n = static_cast<double>(tokens);
+  const DispatchVolume all = volume(pass);
+  const double share = way == Dispatch::kGather ? 1 : all.all_to_all / all.gather;  // of the tokens, to each rank
+  const auto sent = [&](int64_t calls, double token_bytes) {
+    return Sent{others * static_cast<double>(calls), others * n * share * token_bytes};
+  };
+  ChunkTraffic traffic{.bring = brought(way, sent(pass.brings, pass.token.there + pass.token.list)),
+                       .give_back = {.all_to_all = sent(pass.returns, pass.token.back)}};
+  // Ranks tell each other how many counts they have, then the counts of rows.
+  constexpr double kCountBytes = 4, kSizeBytes = 8;
+  if (way == Dispatch::kAllToAll) {
+    traffic.bring.all_gather += {2 * others, others * (kSizeBytes + kCountBytes * static_cast<double>(ranks))};
+  }
+  return traffic;
+}
+
+Traffic SpreadLayer::counted(int64_t tokens, int64_t chunk) const {
+  const auto others = static_cast<double>(ranks - 1), n = static_cast<double>(tokens);
+  const auto chunks = static_cast<double>((tokens + chunk - 1) / chunk);
+  const auto of_pass = [&](const Pass& pass) {
+    const auto sent = [&](int64_t calls, double token_bytes) {
+      return Sent{others * chunks * static_cast<double>(calls), others * n * token_bytes};
+    };
+    Traffic traffic = brought(way, sent(pass.brings, pass.token.there + pass.token.list));
+    traffic.all_to_all += sent(pass.returns, pass.token.back);
+    return traffic;
+  };
+  Traffic total = static_cast<double>(forwards) * of_pass(forward);
+  return total += of_pass(backward);
+}
+
+std::vector<SpreadLayer> spread_layers(const Config& config, bool on_gpus) {
+  std::vector<SpreadLayer> layers;
+  if (config.parallel.expert == 1) return layers;
+  const std::vector<FfnEntry> ffn = resolve_ffn(config.model, "config");
+  for (size_t layer = 0; layer < ffn.size(); ++layer) {
+    const FfnOptions& options = *ffn[layer].options;
+    if (options.block_shape() == nullptr) continue;
+    layers.push_back(of_layer(config, options, static_cast<int64_t>(layer), on_gpus));
+  }
+  return layers;
+}
+
+std::vector<int64_t> expert_layouts(const Config& config, int64_t ranks) {
+  int64_t divided = 0;  // greatest common divisor of what is to be divided; 0: nothing yet
+  for (const FfnEntry& entry : resolve_ffn(config.model, "config")) {
+    const BlockShape* shape = entry.options->block_shape();
+    if (shape != nullptr) divided = std::gcd(divided, shape->blocks());
+    if (shape == nullptr && entry.type != "dense") return {1};
+  }
+  std::vector<int64_t> layouts{1};
+  for (int64_t spread = 2; divided > 0 && spread <= ranks; spread *= 2) {
+    if (ranks % spread == 0 && divided % spread == 0) layouts.push_back(spread);
+  }
+  return layouts;
+}
+
+}  // namespace sffn
