@@ -238,6 +238,21 @@ TEST_CASE("the first principal component of special blocks is known", "[ops][agg
   check_close({std::hypot(open[0], open[1])}, {std::sqrt(2)}, 1e-12);
 }
 
+// Kills: the largest element read before the thread that owns it has written it, which ThreadSanitizer sees.
+TEST_CASE("of two opposite keys the component is the one whose largest element is positive", "[ops][aggregate]") {
+  const DType dtype = GENERATE(DType::kF32, DType::kBF16);
+  const int64_t D = 40;
+  std::vector<double> keys(2 * D), expected(D);
+  for (int64_t d = 0; d < D; ++d) {
+    keys[d] = d == 33 ? -4 : static_cast<double>(d % 3);
+    keys[D + d] = expected[d] = -keys[d];
+  }
+  HostTensor out(DType::kF32, {1, D});
+  Stream stream(cpu_runtime());
+  ops::block_aggregate_forward(stream, out, HostTensor(dtype, {2, D}, keys), Tensor(), BlockAggregate::kFirstPc);
+  check_close(out.values(), expected, 1e-6);
+}
+
 // Kills: minimum and maximum that lose NaN; a mean that does.
 TEST_CASE("a NaN among the keys reaches the aggregate", "[ops][aggregate]") {
   const DType dtype = GENERATE(DType::kF32, DType::kBF16, DType::kF64);
