@@ -15,8 +15,8 @@ if(SFFN_SIMT)
   elseif(SFFN_SANITIZE MATCHES thread)
     set(detectors SIMT_ASAN=0 SIMT_TSAN=1)
   endif()
-  add_library(sffn_simt OBJECT tests/simt/executor.cpp tests/simt/fiber.cpp tests/simt/warpgroup.cpp
-    tests/simt/device_memory.cpp tests/simt/stream.cpp tests/simt/devices.cpp tests/simt/clique.cpp
+  add_library(sffn_simt OBJECT tests/simt/executor.cpp tests/simt/fiber.cpp tests/simt/tensor_core.cpp
+    tests/simt/warpgroup.cpp tests/simt/device_memory.cpp tests/simt/stream.cpp tests/simt/devices.cpp tests/simt/clique.cpp
     tests/simt/collectives.cpp tests/simt/kernel_names.cpp)
   target_compile_features(sffn_simt PUBLIC cxx_std_20)
   target_compile_options(sffn_simt PRIVATE -Wall -Wextra -Werror -O2)

@@ -43,24 +43,41 @@ target_link_libraries(test_simt PRIVATE sffn_kernels sffn_cuda ${externals})
 add_dependencies(device_tests test_simt)
 catch_discover_tests(test_simt TEST_PREFIX "simt: " PROPERTIES LABELS core)
 
-# A sanitizer runs one schedule, and the others under the label "long". (No test has the tag of a schedule: Catch's script
-# tells its calls for one target apart by their TEST_SPEC.)
+# A sanitizer runs one schedule, and the others under the label "long"; ThreadSanitizer that one with few shapes. (No test
+# has the tag of a schedule: Catch's script tells its calls for one target apart by their TEST_SPEC.) Tests of one schedule
+# record which kernels they launch.
 set(kernel_record "${PROJECT_BINARY_DIR}/kernels_that_ran")
+set(recorded forward)
+if(SFFN_SANITIZE)
+  set(recorded random)
+endif()
+set(environments "")
 foreach(schedule forward reverse random)
-  set(properties LABELS core ENVIRONMENT SFFN_SIMT_SCHEDULE=${schedule})
-  if(SFFN_SANITIZE AND NOT schedule STREQUAL random)
-    set(properties LABELS long ENVIRONMENT SFFN_SIMT_SCHEDULE=${schedule})
-  elseif(schedule STREQUAL forward)  # which is the schedule unless told
-    set(properties LABELS core ENVIRONMENT SFFN_SIMT_KERNELS=${kernel_record} FIXTURES_SETUP kernel_record
-        FIXTURES_REQUIRED empty_kernel_record)
+  set(environment "SFFN_SIMT_SCHEDULE=${schedule}")
+  set(properties LABELS core)
+  set(spec "~[cpu]~[schedule_${schedule}]")
+  if(schedule STREQUAL recorded)
+    list(APPEND properties FIXTURES_SETUP kernel_record FIXTURES_REQUIRED empty_kernel_record)
+    string(APPEND environment ";SFFN_SIMT_KERNELS=${kernel_record}")
+    if(SFFN_SANITIZE MATCHES thread)
+      string(APPEND environment ";SFFN_FEW_SHAPES=1")
+    endif()
+  elseif(SFFN_SANITIZE)
+    set(properties LABELS long)
   endif()
-  set(spec "~[cpu]~[${schedule}]")
   if(NOT schedule STREQUAL forward)
     string(APPEND spec "~*any number of threads*")  # which compares the schedules
   endif()
   catch_discover_tests(test_ops TEST_PREFIX "simt ops ${schedule}: " TEST_SPEC "${spec}" TEST_LIST test_ops_${schedule}
     PROPERTIES ${properties})
+  # Catch's script takes no property that is a list.
+  string(APPEND environments "foreach(test IN LISTS test_ops_${schedule})
+  set_tests_properties(\"\${test}\" PROPERTIES ENVIRONMENT \"${environment}\")
 endforeach()
+")
+endforeach()
+file(CONFIGURE OUTPUT ops_environments.cmake CONTENT "@environments@" @ONLY)
+set_property(DIRECTORY APPEND PROPERTY TEST_INCLUDE_FILES "${CMAKE_CURRENT_BINARY_DIR}/ops_environments.cmake")
 
 # Once, in a plain build: the benchmarks and the script that runs them, at small sizes.
 if(NOT SFFN_SANITIZE)
@@ -70,11 +87,9 @@ if(NOT SFFN_SANITIZE)
   set_tests_properties("simt: the slots of gpu_check" PROPERTIES LABELS core)
 endif()
 
-# Likewise: the list of kernels, none of which may go untested. The tests of one schedule record what they launch.
-if(NOT SFFN_SANITIZE)
-  add_test(NAME "simt: no kernel has run yet" COMMAND ${CMAKE_COMMAND} -E rm -f ${kernel_record})
-  set_tests_properties("simt: no kernel has run yet" PROPERTIES LABELS core FIXTURES_SETUP empty_kernel_record)
-  add_test(NAME "simt: the tests of the ops run every kernel"
-           COMMAND ${CMAKE_CURRENT_SOURCE_DIR}/simt/kernels.sh $<TARGET_FILE:test_ops> ${kernel_record})
-  set_tests_properties("simt: the tests of the ops run every kernel" PROPERTIES LABELS core FIXTURES_REQUIRED kernel_record)
-endif()
+# The list of kernels, none of which may go untested.
+add_test(NAME "simt: no kernel has run yet" COMMAND ${CMAKE_COMMAND} -E rm -f ${kernel_record})
+set_tests_properties("simt: no kernel has run yet" PROPERTIES LABELS core FIXTURES_SETUP empty_kernel_record)
+add_test(NAME "simt: the tests of the ops run every kernel"
+         COMMAND ${CMAKE_CURRENT_SOURCE_DIR}/simt/kernels.sh $<TARGET_FILE:test_ops> ${kernel_record})
+set_tests_properties("simt: the tests of the ops run every kernel" PROPERTIES LABELS core FIXTURES_REQUIRED kernel_record)

@@ -205,6 +205,7 @@ __device__ double largest_element(const double* x, int64_t count) {
     if (fabs(x[d]) == most) before = -d;
   }
   before = Team::reduce(before, -count, Max());
+  Team::sync();  // x[-before] is another thread's
   return before == -count ? 0 : x[-before];
 }
 

@@ -19,8 +19,6 @@ namespace simt {
 namespace {
 
 constexpr unsigned kMaxThreads = 1024;
-// Blocks take detector identities in turn, so that a thread of one block is not taken for the same thread of the next.
-constexpr unsigned kIdentities = SIMT_TSAN ? 3 : 1;
 constexpr unsigned kMaxMasks = 8;  // distinct masks a thread synchronises with
 
 enum class State : uint8_t { kReady, kAtBarrier, kInWarpOperation, kDone };
@@ -56,7 +54,7 @@ struct Machine {
   std::vector<std::unique_ptr<Thread>> pool;  // [identity][thread]
   std::vector<Thread*> threads;               // of the running block
   std::vector<Warp> warps;
-  unsigned current = 0;
+  unsigned current = 0, identity = 0;
   bool cancelled = false;
   const std::function<void()>* kernel = nullptr;
   Block* block = nullptr;
@@ -91,7 +89,9 @@ std::string where(const Site& site) {
   return file.substr(file.find_last_of('/') + 1) + ":" + std::to_string(site.line);
 }
 
-bool same(const Site& a, const Site& b) { return a.line == b.line && std::strcmp(a.file, b.file) == 0; }
+bool same(const Site& a, const Site& b) {
+  return a.line == b.line && (a.file == b.file || std::strcmp(a.file, b.file) == 0);
+}
 
 std::string name_of(unsigned thread) {
   return "block (" + std::to_string(blockIdx.x) + "," + std::to_string(blockIdx.y) + "," + std::to_string(blockIdx.z) +
@@ -243,10 +243,10 @@ void cancel() {
   acquire_order(&machine.kernel_ends);  // what they allocated is freed on the way out
 }
 
-void run_block(unsigned identity, unsigned threads, std::mt19937_64& random) {
+void run_block(unsigned threads, std::mt19937_64& random) {
   machine.threads.assign(threads, nullptr);
   machine.warps.resize((threads + 31) / 32);
-  for (unsigned t = 0; t < threads; ++t) machine.threads[t] = prepare(identity * kMaxThreads + t);
+  for (unsigned t = 0; t < threads; ++t) machine.threads[t] = prepare(machine.identity * kMaxThreads + t);
   machine.cancelled = false, ++machine.block_number;
   release_order(&machine.kernel_begins);
   std::vector<unsigned> order(threads);
@@ -334,7 +334,8 @@ void run_grid(const dim3& grid, const dim3& block, size_t shared_bytes, const vo
     machine.block = &blocks[SIMT_TSAN ? n : 0];
     machine.block->shared.reset(new std::byte[shared_bytes]);  // of exactly the size: AddressSanitizer sees its ends
     std::memset(machine.block->shared.get(), 0xff, shared_bytes);  // NaN
-    run_apart([&] { run_block(n % kIdentities, block.x * block.y * block.z, random); });
+    machine.identity = n % kIdentities;
+    run_apart([&] { run_block(block.x * block.y * block.z, random); });
   }
   acquire_order(&machine.kernel_ends);
 }
@@ -375,6 +376,7 @@ const std::byte* gather_warp(const void* data, size_t bytes, const Site& site) {
 int lane() { return static_cast<int>(machine.current % 32); }
 unsigned thread_number() { return machine.current; }
 uint64_t block_number() { return machine.block_number; }
+unsigned identity() { return machine.identity; }
 void* dynamic_shared_memory() { return machine.block->shared.get(); }
 size_t dynamic_shared_bytes() { return machine.shared_bytes; }
 

@@ -59,6 +59,10 @@ const std::byte* gather_warp(const void* data, size_t bytes, const Site& site);
 int lane();                // of the running thread in its warp
 unsigned thread_number();  // in its block
 uint64_t block_number();   // of the running block, among all that ever ran
+// For ThreadSanitizer a CUDA thread is its block's identity and its number. Blocks take the identities in turn, so that
+// a thread of one block is not the same thread of the next; what is kept for threads is kept for each identity.
+inline constexpr unsigned kIdentities = SIMT_TSAN ? 2 : 1;
+unsigned identity();  // of the running block
 void* dynamic_shared_memory();
 inline constexpr size_t kMaxSharedBytes = 227 << 10;  // of a block
 size_t dynamic_shared_bytes();

@@ -66,8 +66,8 @@ struct Products {
   bool begun;
 };
 inline Products& products() {
-  static thread_local Products all[512];
-  Products& mine = all[thread_number() % 512];
+  static Products all[kIdentities][512];
+  Products& mine = all[identity()][thread_number() % 512];
   if (mine.block != block_number()) {  // what a kernel that failed has left
     mine.block = block_number();
     for (Sum& sum : mine.sums) sum.at = nullptr, sum.waiting = 0;
@@ -81,10 +81,12 @@ inline void add(Sum& sum, const Product& product, const float (&left)[2][16]) {
   const Factor b(product.b, product.across, product.site);
   for (int j = 0; 4 * j < sum.count; ++j) {
     for (int c = 0; c < 2; ++c) {
+      float upper = sum.values[4 * j + c], lower = sum.values[4 * j + 2 + c];
       for (int k = 0; k < 16; ++k) {
         const float right = b.at(8 * j + 2 * (lane() % 4) + c, k);
-        for (int r = 0; r < 2; ++r) sum.values[4 * j + 2 * r + c] += left[r][k] * right;
+        upper += left[0][k] * right, lower += left[1][k] * right;
       }
+      sum.values[4 * j + c] = upper, sum.values[4 * j + 2 + c] = lower;
     }
   }
 }
