@@ -12,13 +12,27 @@ inline void localise_blocks(int32_t* out, const int32_t* blocks, int64_t choices
   }
 }
 
-// y[n,j] = Σ_r parts[r,n,j] + bias[j], r ascending
+// ranks[n,r] = r where one of blocks[n,:] lies in [r·C, (r+1)·C), else -1
+inline void ranks_of_blocks(int32_t* ranks, const int32_t* blocks, int64_t N, int64_t R, int64_t b, int64_t C) {
+  for (int64_t e = 0; e < N * R; ++e) ranks[e] = -1;
+  for (int64_t c = 0; c < N * b; ++c) {
+    const int64_t r = blocks[c] / C;
+    if (blocks[c] >= 0 && r < R) ranks[c / b * R + r] = static_cast<int32_t>(r);
+  }
+}
+
+// y[n,j] = Σ_r rows[inverse[n,r], j] + bias[j], r ascending; inverse absent: row r·N + n
 template <class T, class Acc>
-void sum_parts(T* y, const T* parts, const Acc* bias, int64_t R, int64_t N, int64_t D) {
-  for (int64_t e = 0; e < N * D; ++e) {
-    Acc sum{};
-    for (int64_t r = 0; r < R; ++r) sum += static_cast<Acc>(parts[r * N * D + e]);
-    y[e] = static_cast<T>(bias == nullptr ? sum : sum + bias[e % D]);
+void combine_tokens(T* y, const T* rows, const int32_t* inverse, const Acc* bias, int64_t N, int64_t R, int64_t D) {
+  for (int64_t n = 0; n < N; ++n) {
+    for (int64_t j = 0; j < D; ++j) {
+      Acc sum{};
+      for (int64_t r = 0; r < R; ++r) {
+        const int64_t row = inverse == nullptr ? r * N + n : inverse[n * R + r];
+        if (row >= 0) sum += static_cast<Acc>(rows[row * D + j]);
+      }
+      y[n * D + j] = static_cast<T>(bias == nullptr ? sum : sum + bias[j]);
+    }
   }
 }
 

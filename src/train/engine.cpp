@@ -27,21 +27,6 @@ std::vector<LeafRange> leaves_of_ranks(const Config& config, int ranks, bool ali
   return split_leaves(leaves, ranks);
 }
 
-// This rank's rows of what all ranks fill together.
-Tensor own(const Communicator& ranks, const Tensor& of_all_ranks, std::span<const int64_t> counts) {
-  const auto rank = static_cast<size_t>(ranks.rank());
-  return of_all_ranks.slice(std::accumulate(counts.begin(), counts.begin() + rank, int64_t{0}), counts[rank]);
-}
-
-bool times_calls(const Parallel& parallel, const DeviceRuntime& runtime) {
-  return parallel.expert->size() > 1 && !runtime.is_asynchronous();
-}
-
-Parallel with_expert_ranks(Parallel parallel, Communicator* expert) {
-  if (expert != nullptr) parallel.expert = expert;
-  return parallel;
-}
-
 ExpertShare share_of(const Config& config, const Parallel& parallel) {
   return {.rank = parallel.expert->rank(),
           .ranks = parallel.expert->size(),
@@ -53,8 +38,7 @@ ExpertShare share_of(const Config& config, const Parallel& parallel) {
 
 Engine::Engine(const Config& config, const Parallel& parallel, DeviceRuntime& runtime, ArenaSizes arenas)
     : config_(config),
-      expert_ranks_(times_calls(parallel, runtime) ? std::make_unique<TimedCommunicator>(*parallel.expert) : nullptr),
-      parallel_(with_expert_ranks(parallel, expert_ranks_.get())),
+      parallel_(parallel),
       runtime_(runtime),
       stream_(runtime),
       exchange_stream_(runtime),
@@ -75,63 +59,27 @@ Engine::Engine(const Config& config, const Parallel& parallel, DeviceRuntime& ru
                            " ranks accumulate gradients; raise micro_batch or the ranks, or use group micro_batch"));
     }
   }
-  // The replicas of a rank's blocks sum over the micro-batches that their expert groups work on together.
   leaves_ = leaves_of_ranks(config, ranks, expert_ranks > 1);
-  add_group(model_.params(), *parallel.data, leaves_);
+  groups_.emplace_back(config, parallel, runtime, model_.params(), false, leaves_);
   if (expert_ranks > 1) {
-    const int replicas = parallel.replicas->size();
-    add_group(*model_.stores()[1], *parallel.replicas,
-              split_leaves(config.micro_batches_per_step() / expert_ranks, replicas));
+    // The replicas of a rank's blocks sum over the micro-batches that their expert groups work on together.
+    const int64_t leaves = config.micro_batches_per_step() / expert_ranks;
+    groups_.emplace_back(config, parallel, runtime, *model_.stores()[1], true,
+                         split_leaves(leaves, parallel.replicas->size()));
+    if (!runtime.is_asynchronous()) expert_ranks_ = std::make_unique<TimedCommunicator>(*parallel.expert);
   }
   reads_counts_ = expert_ranks > 1 && config.parallel.dispatch == Dispatch::kAllToAll;
   open_books();
-}
-
-void Engine::add_group(ParamStore& params, Communicator& replicas, std::vector<LeafRange> leaves) {
-  ParameterGroup& group = groups_.emplace_back();
-  const int rank = replicas.rank(), ranks = replicas.size();
-  const bool sharded = config_.parallel.zero == 1, spread = &params != &model_.params();
-  group.params = &params;
-  group.replicas = &replicas;
-  if (sharded) {
-    group.ranges = partition_flat(params, ranks);
-  } else {
-    group.ranges.assign(static_cast<size_t>(ranks), FlatRange{0, params.flat_size()});
-  }
-  const FlatRange range = group.ranges[static_cast<size_t>(rank)];
-  group.optimizer = std::make_unique<AdamW>(config_.optimizer, params, range, runtime_);
-
-  // One gradient buffer on a device that records its work: every micro-batch writes to the same place.
-  const bool folds = config_.train.deterministic && !runtime_.is_asynchronous();
-  group.tree = std::make_unique<SumTree>(std::move(leaves), folds);
-  const int64_t buffers = group.tree->buffers(rank);
-  const DType type = accumulate_type(params.dtype());
-  group.gradients = Buffer(runtime_, {buffers, params.flat_size()}, type);
-  const Tensor all = group.gradients.tensor({buffers, params.flat_size()}, type);
-  std::vector<Tensor> flat;
-  for (int64_t i = 0; i < buffers; ++i) flat.push_back(all.slice(i, 1).view({params.flat_size()}));
-  group.fold = std::make_unique<TreeFold>(*group.tree, rank, std::move(flat));
-
-  group.holders = spread && sharded ? parallel_.data : spread ? parallel_.expert : sharded ? &replicas : nullptr;
-  // Every expert rank has as many chunks: its tables have the shapes of the others'.
-  const int holders = group.holders == nullptr ? 1 : group.holders->size();
-  for (int holder = 0; holder < holders; ++holder) {
-    const int replica = !sharded ? 0 : spread ? holder / parallel_.expert->size() : holder;
-    group.chunk_counts.push_back(chunk_count(params, group.ranges[static_cast<size_t>(replica)]));
-  }
 }
 
 void Engine::open_books() {
   const int ranks = parallel_.data->size();
   for (const LeafRange& leaves : leaves_) leaf_counts_.push_back(leaves.last - leaves.first);
   one_each_.assign(static_cast<size_t>(ranks), 1);
-  const auto total = [](const std::vector<int64_t>& counts) {
-    return std::accumulate(counts.begin(), counts.end(), int64_t{0});
-  };
   int64_t chunks = 0;
-  for (const ParameterGroup& group : groups_) chunks += total(group.chunk_counts);
+  for (const ParameterGroup& group : groups_) chunks += group.chunks();
   const int64_t leaf = 1 + config_.model.layers, counted = counter_count(model_) + kFlags;
-  const int64_t leaves = total(leaf_counts_);
+  const int64_t leaves = std::accumulate(leaf_counts_.begin(), leaf_counts_.end(), int64_t{0});
   const int64_t reported = update::kCount + leaf + counted;
   const int64_t numbers = reported + leaf + leaves * leaf + chunks + 1 + ranks * counted;
   books_.memory = Buffer(runtime_, {numbers}, DType::kF64);
@@ -147,11 +95,6 @@ void Engine::open_books() {
   books_.leaf = take({leaf});
   books_.leaves = take({leaves, leaf});
   books_.squares = take({chunks, 1});
-  int64_t first_chunk = 0;
-  for (ParameterGroup& group : groups_) {
-    const int64_t count = total(group.chunk_counts);
-    group.squares = books_.squares.slice(std::exchange(first_chunk, first_chunk + count), count);
-  }
   books_.norm = take({1});
   books_.ranks = take({ranks, counted});
   const DType acc = accumulate_type(model_.params().dtype());
@@ -194,19 +137,21 @@ Measurement Engine::measure(const Config& config, int rank, int ranks) {
 
 void Engine::initialise(const TokenCounts& token_counts) {
   model_.initialise(stream_, config_.train.seed, token_counts);
-  for (const ParameterGroup& group : groups_) group.optimizer->adopt_values(stream_);
+  for (const ParameterGroup& group : groups_) group.optimizer().adopt_values(stream_);
 }
 
 Context Engine::context() {
   Context ctx{stream_, saved_, scratch_, parallel_};
+  if (expert_ranks_) ctx.parallel.expert = expert_ranks_.get();
   ctx.seed = config_.train.seed;
   ctx.clock = batch_.clock();
   ctx.count_choices = true;
   return ctx;
 }
 
-void Engine::gather(Communicator& ranks, const Tensor& all, std::span<const int64_t> counts) {
-  if (counts.size() > 1) ranks.all_gather(stream_of_exchange(), all, own(ranks, all, counts), counts);
+void Engine::gather(const Tensor& all, std::span<const int64_t> counts) {
+  Communicator& data = *parallel_.data;
+  if (data.size() > 1) data.all_gather(stream_of_exchange(), all, own_rows(data, all, counts), counts);
 }
 
 // Learning rate, number of the step and flags go to the device.
@@ -216,7 +161,7 @@ void Engine::give(Record& record, int64_t step, double learning_rate, const Flag
   given[update::kLearningRate] = learning_rate;
   given[update::kStep] = static_cast<double>(step);
   std::copy(flags.begin(), flags.end(), given + 2);
-  const Tensor mine = own(*parallel_.data, books_.ranks, one_each_).view({books_.counted.numel()});
+  const Tensor mine = own_rows(*parallel_.data, books_.ranks, one_each_).view({books_.counted.numel()});
   stream_.copy_to_device(books_.numbers.slice(0, 2), given);
   stream_.copy_to_device(mine.slice(mine.numel() - kFlags, kFlags), given + 2);
 }
@@ -232,8 +177,8 @@ void Engine::micro_step() {
 
 void Engine::accumulate_gradients(int64_t step, const BatchOf& batch_of, const Progress& progress) {
   const LeafRange leaves = leaves_[static_cast<size_t>(parallel_.data->rank())];
-  const Tensor mine = own(*parallel_.data, books_.leaves, leaf_counts_);
-  for (const ParameterGroup& group : groups_) group.fold->start();
+  const Tensor mine = own_rows(*parallel_.data, books_.leaves, leaf_counts_);
+  for (const ParameterGroup& group : groups_) group.start();
   clear_counters(model_, stream_);
   for (int64_t leaf = leaves.first; leaf < leaves.last; ++leaf) {
     const NamedRange range(stream_, "micro-step", leaf - leaves.first);
@@ -242,36 +187,31 @@ void Engine::accumulate_gradients(int64_t step, const BatchOf& batch_of, const P
     const Batch batch = batch_of(first_sequence, config_.train.micro_batch);
     progress(kPass);
     batch_.send(stream_, batch, {static_cast<int32_t>(step), static_cast<int32_t>(first_sequence)});
-    for (const ParameterGroup& group : groups_) group.params->use_gradients(group.fold->next(stream_));
+    for (const ParameterGroup& group : groups_) group.next(stream_);
     if (reads_counts_) {
       micro_step();
     } else {
       micro_steps_.run(stream_, [&] { micro_step(); });
     }
     ops::copy(stream_, mine.slice(leaf - leaves.first, 1).view(books_.leaf.shape()), books_.leaf);
-    for (const ParameterGroup& group : groups_) group.fold->push(stream_);
+    for (const ParameterGroup& group : groups_) group.push(stream_);
   }
 }
 
 // The sum of all micro-batches' gradients comes to the ranks that update with it, and every rank gets the numbers of
 // the update. On a stream of its own.
 void Engine::exchange() {
-  Communicator& data = *parallel_.data;
-  collect_counters(model_, stream_, own(*parallel_.data, books_.ranks, one_each_).view({books_.counted.numel()}));
+  collect_counters(model_, stream_, own_rows(*parallel_.data, books_.ranks, one_each_).view({books_.counted.numel()}));
   gradients_ready_.record(stream_);
   gradients_ready_.hold(stream_of_exchange());
   Stream& stream = stream_of_exchange();
+  int64_t first = 0;
   for (const ParameterGroup& group : groups_) {
-    const FlatRange range = group.optimizer->range();
-    const Tensor grad = group.own_gradient();
-    tree_reduce_scatter(stream, *group.replicas, scratch_, *group.tree, grad, group.fold->partials(), group.ranges);
-    const Tensor squares =
-        group.holders == nullptr ? group.squares : own(*group.holders, group.squares, group.chunk_counts);
-    chunk_square_sums(stream, squares.view({chunk_count(*group.params, range)}), *group.params, range, grad);
-    if (group.holders != nullptr) gather(*group.holders, group.squares, group.chunk_counts);
+    const int64_t chunks = group.chunks();
+    group.exchange(stream, scratch_, books_.squares.slice(std::exchange(first, first + chunks), chunks));
   }
-  gather(data, books_.leaves, leaf_counts_);
-  gather(data, books_.ranks, one_each_);
+  gather(books_.leaves, leaf_counts_);
+  gather(books_.ranks, one_each_);
   ops::tree_sum(stream, books_.sums, books_.leaves);
   ops::tree_sum(stream, books_.norm, books_.squares);
   ops::tree_sum(stream, books_.counted, books_.ranks);
@@ -283,7 +223,7 @@ void Engine::exchange() {
 }
 
 void Engine::update() {
-  for (const ParameterGroup& group : groups_) group.optimizer->update(stream_, group.own_gradient(), books_.numbers);
+  for (const ParameterGroup& group : groups_) group.update(stream_, books_.numbers);
   int64_t at = 0;
   for (FfnLayer* layer : model_.ffn_layers()) {
     if (!layer->counters().defined()) continue;
@@ -316,7 +256,7 @@ void Engine::start(int64_t step, const BatchOf& batch_of, double learning_rate, 
   record.updated.record(stream_);
   progress(kWeightExchange);
   const NamedRange name(stream_, "weight exchange");
-  gather_updated_values();
+  for (const ParameterGroup& group : groups_) group.gather_values(stream_);
   if (!stream_.is_meta()) stream_.copy_to_host(record.report.data(), books_.report);
   record.done.record(stream_);
   ++started_;
@@ -369,43 +309,21 @@ std::vector<float> Engine::evaluate(const Batch& batch) {
   return token_nll;
 }
 
-void Engine::gather_updated_values() {
-  if (config_.parallel.zero == 0) return;
-  for (const ParameterGroup& group : groups_) gather_values(stream_, *group.replicas, *group.params, group.ranges);
-}
-
 void Engine::publish_values() {
-  for (const ParameterGroup& group : groups_) {
-    for (const AdamW::Piece& piece : group.optimizer->pieces()) {
-      if (piece.rounded.defined()) ops::copy(stream_, piece.rounded, piece.master);
-    }
-  }
-  gather_updated_values();
+  for (const ParameterGroup& group : groups_) group.round_values(stream_);
+  for (const ParameterGroup& group : groups_) group.gather_values(stream_);
 }
 
 std::string Engine::state_hash() {
-  std::vector<std::byte> host;
-  const auto add = [&](std::vector<Hash128>& hashes, const Tensor& piece) {
-    for (int64_t at = 0; at < piece.numel(); at += ParamStore::kChunk) {
-      const Tensor chunk = piece.slice(at, std::min(ParamStore::kChunk, piece.numel() - at));
-      host.resize(chunk.bytes());
-      stream_.copy_to_host(host.data(), chunk);
-      stream_.synchronize();
-      hashes.push_back(hash128(host.data(), host.size()));
-    }
-  };
   std::vector<Hash128> all;
   for (const Tensor AdamW::Piece::*state : {&AdamW::Piece::master, &AdamW::Piece::m, &AdamW::Piece::v}) {
     for (const ParameterGroup& group : groups_) {
-      std::vector<Hash128> hashes;
-      for (const AdamW::Piece& piece : group.optimizer->pieces()) add(hashes, piece.*state);
-      if (config_.parallel.zero == 1) hashes = group.replicas->gather_lists(hashes);
-      if (group.params != &model_.params()) hashes = parallel_.expert->gather_lists(hashes);
+      const std::vector<Hash128> hashes = group.hashes(stream_, state);
       all.insert(all.end(), hashes.begin(), hashes.end());
     }
   }
   for (const State& state : model_.params().states()) {
-    if (state.spec.saved) add(all, state.value);
+    if (state.spec.saved) add_hashes(all, stream_, state.value);
   }
   return hash128(all.data(), all.size() * sizeof(Hash128)).hex();
 }
@@ -417,9 +335,9 @@ std::vector<std::pair<std::string, size_t>> Engine::memory() const {
 std::vector<std::pair<std::string, size_t>> Engine::memory_with(ArenaSizes arenas) const {
   size_t parameters = 0, gradients = 0, optimizer = 0;
   for (const ParameterGroup& group : groups_) {
-    parameters += group.params->bytes();
-    gradients += group.gradients.bytes();
-    optimizer += group.optimizer->bytes();
+    parameters += group.params().bytes();
+    gradients += group.gradient_bytes();
+    optimizer += group.optimizer().bytes();
   }
   return {{"parameters", parameters},
           {"constants", model_.constant_bytes()},

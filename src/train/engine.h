@@ -10,7 +10,7 @@
 #include "model/batch_tensors.h"
 #include "model/transformer.h"
 #include "nn/context.h"
-#include "train/optimizer.h"
+#include "train/parameter_group.h"
 
 #include <array>
 #include <cstdint>
@@ -59,26 +59,6 @@ class Engine {
   using Flags = std::array<double, kFlags>;
   static constexpr std::string_view kPass = "forward and backward", kGradientExchange = "gradient exchange",
                                     kWeightExchange = "weight exchange";
-
-  // Parameters that the same ranks hold: all of a model's, or those on every rank, and tables of blocks that are spread
-  // over expert ranks. Each kind has flat ranges, a sum over its own micro-batches and an optimizer of its own.
-  struct ParameterGroup {
-    ParamStore* params = nullptr;
-    Communicator* replicas = nullptr;  // the ranks that hold the same values
-    std::vector<FlatRange> ranges;     // per replica: the flat indices it updates
-    Buffer gradients;
-    std::unique_ptr<SumTree> tree;  // over the micro-batches whose gradients the replicas sum: its leaves
-    std::unique_ptr<TreeFold> fold;
-    std::unique_ptr<AdamW> optimizer;
-    // Σ g² of every chunk of the group on every rank, gathered over the ranks that hold different ones.
-    Communicator* holders = nullptr;
-    std::vector<int64_t> chunk_counts;
-    Tensor squares;  // [Σ chunk_counts, 1]
-
-    Tensor own_gradient() const {
-      return fold->partials()[0].slice(optimizer->range().offset, optimizer->range().count);
-    }
-  };
 
   // Needs config.model.vocab_size; throws UsageError when the step has fewer micro-batches than there are ranks, and
   // where blocks are spread and ranks would have different numbers of them.
@@ -150,21 +130,20 @@ class Engine {
   void exchange();
   // A profile is of one stream.
   Stream& stream_of_exchange() { return stream_.is_profiled() ? stream_ : exchange_stream_; }
-  void gather(Communicator& ranks, const Tensor& all, std::span<const int64_t> counts);
-  void add_group(ParamStore& params, Communicator& replicas, std::vector<LeafRange> leaves);
+  void gather(const Tensor& all, std::span<const int64_t> counts);
   void update();
-  void gather_updated_values();
   std::vector<std::pair<std::string, size_t>> memory_with(ArenaSizes arenas) const;
   Context context();
 
   const Config config_;
-  std::unique_ptr<TimedCommunicator> expert_ranks_;  // on a device whose calls return when the work is done
   const Parallel parallel_;
   DeviceRuntime& runtime_;
   Stream stream_, exchange_stream_;
   Transformer model_;
   std::vector<LeafRange> leaves_;  // per rank: its micro-batches of a step
   std::vector<ParameterGroup> groups_;
+  // Of a pass, where blocks are spread, on a device whose calls return when the work is done.
+  std::unique_ptr<TimedCommunicator> expert_ranks_;
   Arena saved_, scratch_;
   BatchUpload batch_;
   std::vector<int64_t> leaf_counts_, one_each_;  // rows of each rank in the books

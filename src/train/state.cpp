@@ -38,12 +38,12 @@ void HostMirror::store() {
 
 StatePieces state_pieces(Engine& engine, StateShare share) {
   StatePieces state{{}, {}, HostMirror(engine.stream())};
-  for (const Engine::ParameterGroup& group : engine.groups()) {
-    FlatRange range{0, group.params->flat_size()};
+  for (const ParameterGroup& group : engine.groups()) {
+    FlatRange range{0, group.params().flat_size()};
     if (share == StateShare::kOwned) {
-      range = partition_flat(*group.params, group.replicas->size())[static_cast<size_t>(group.replicas->rank())];
+      range = partition_flat(group.params(), group.replicas().size())[static_cast<size_t>(group.replicas().rank())];
     }
-    for (const AdamW::Piece& piece : group.optimizer->pieces()) {
+    for (const AdamW::Piece& piece : group.optimizer().pieces()) {
       const ParamSpec& spec = piece.param->spec;
       const int64_t offset = piece.param->offset, first = spec.first_element();
       // Padded rows are the last ones, so the elements of the file come first.

@@ -1,4 +1,5 @@
 // Blocks that ranks with a GPU each share, beside the same on the CPU: on as many ranks, and on one.
+#include "comm/forwarding.h"
 #include "comm/groups.h"
 #include "comm/threads.h"
 #include "ffn/method_model.h"
@@ -36,35 +37,22 @@ Config training_of(const char* method, Precision precision) {
   return config;
 }
 
-// The communicator, and how often something was asked of it on the host.
-class Counted final : public Communicator {
+// How often something was asked of a communicator on the host.
+class Counted final : public ForwardingCommunicator {
  public:
-  explicit Counted(Communicator& inner) : inner_(inner) {}
+  explicit Counted(Communicator& inner) : ForwardingCommunicator(inner) {}
   int64_t calls() const { return calls_; }
-  int rank() const override { return inner_.rank(); }
-  int size() const override { return inner_.size(); }
   void all_gather(Stream& s, Tensor all, const Tensor& mine, std::span<const int64_t> counts) override {
-    counted().all_gather(s, all, mine, counts);
+    ++calls_;
+    ForwardingCommunicator::all_gather(s, all, mine, counts);
   }
   void all_to_all(Stream& s, Tensor recv, std::span<const int64_t> recv_counts, const Tensor& send,
                   std::span<const int64_t> send_counts) override {
-    counted().all_to_all(s, recv, recv_counts, send, send_counts);
+    ++calls_;
+    ForwardingCommunicator::all_to_all(s, recv, recv_counts, send, send_counts);
   }
-  void broadcast(Stream& s, Tensor inout, int root) override { counted().broadcast(s, inout, root); }
-  void all_gather_bytes(void* all, const void* mine, size_t bytes) override {
-    inner_.all_gather_bytes(all, mine, bytes);
-  }
-  void broadcast_bytes(void* data, size_t bytes, int root) override { inner_.broadcast_bytes(data, bytes, root); }
-  void barrier() override { inner_.barrier(); }
-  std::unique_ptr<Communicator> split(int color, int key) override { return inner_.split(color, key); }
-  void abort(int exit_code) override { inner_.abort(exit_code); }
 
  private:
-  Communicator& counted() {
-    ++calls_;
-    return inner_;
-  }
-  Communicator& inner_;
   int64_t calls_ = 0;
 };
 

@@ -2,6 +2,7 @@
 // the token's index over all ranks, so that sums are exact and a row that went astray shows.
 #include "ffn/dispatch.h"
 
+#include "comm/forwarding.h"
 #include "comm/threads.h"
 #include "support/catch.h"
 
@@ -48,16 +49,14 @@ double weight_of(int64_t token, int64_t i) { return static_cast<double>((token +
 double factor_of(int64_t block) { return static_cast<double>(block + 1); }
 
 // Bytes this rank sends to others.
-class Counting final : public Communicator {
+class Counting final : public ForwardingCommunicator {
  public:
-  explicit Counting(Communicator& inner) : inner_(inner) {}
+  explicit Counting(Communicator& inner) : ForwardingCommunicator(inner) {}
   double bytes = 0;
 
-  int rank() const override { return inner_.rank(); }
-  int size() const override { return inner_.size(); }
   void all_gather(Stream& stream, Tensor all, const Tensor& mine, std::span<const int64_t> counts) override {
     bytes += static_cast<double>(mine.bytes()) * (size() - 1);
-    inner_.all_gather(stream, all, mine, counts);
+    ForwardingCommunicator::all_gather(stream, all, mine, counts);
   }
   void all_to_all(Stream& stream, Tensor recv, std::span<const int64_t> recv_counts, const Tensor& send,
                   std::span<const int64_t> send_counts) override {
@@ -65,19 +64,8 @@ class Counting final : public Communicator {
     for (const int64_t count : send_counts) rows += count;
     const int64_t away = rows - send_counts[static_cast<size_t>(rank())];
     if (rows > 0) bytes += static_cast<double>(send.bytes() / static_cast<size_t>(rows)) * static_cast<double>(away);
-    inner_.all_to_all(stream, recv, recv_counts, send, send_counts);
+    ForwardingCommunicator::all_to_all(stream, recv, recv_counts, send, send_counts);
   }
-  void broadcast(Stream& stream, Tensor inout, int root) override { inner_.broadcast(stream, inout, root); }
-  void all_gather_bytes(void* all, const void* mine, size_t count) override {
-    inner_.all_gather_bytes(all, mine, count);
-  }
-  void broadcast_bytes(void* data, size_t count, int root) override { inner_.broadcast_bytes(data, count, root); }
-  void barrier() override { inner_.barrier(); }
-  std::unique_ptr<Communicator> split(int color, int key) override { return inner_.split(color, key); }
-  void abort(int exit_code) override { inner_.abort(exit_code); }
-
- private:
-  Communicator& inner_;
 };
 
 // One rank of the layer.

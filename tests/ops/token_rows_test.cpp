@@ -1,4 +1,3 @@
-#include "kernels/ref/token_rows.h"
 
 #include "core/stream.h"
 #include "kernels/ops.h"

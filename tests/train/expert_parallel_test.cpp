@@ -14,7 +14,6 @@ struct Outcome {
   std::vector<double> losses, norms, nll;
   std::vector<std::string> statistics;
   WholeWeights weights;
-  double sent = 0;
 };
 
 Outcome run(Config config, const Layout& layout) {
