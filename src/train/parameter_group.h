@@ -49,14 +49,16 @@ class ParameterGroup {
   size_t gradient_bytes() const { return gradients_.bytes(); }
 
  private:
-  Tensor own_gradient() const { return fold_->partials()[0].slice(optimizer_->range().offset, optimizer_->range().count); }
+  Tensor own_gradient() const {
+    return fold_->partials()[0].slice(optimizer_->range().offset, optimizer_->range().count);
+  }
 
   ParamStore* params_;
   Communicator* replicas_;
-  Communicator* sharers_;          // expert ranks, where the blocks are spread over them
-  Communicator* holders_;          // the ranks that have different chunks, together all of them; none: every rank has all
-  bool sharded_;                   // the optimizer's state, over the replicas
-  std::vector<FlatRange> ranges_;  // per replica: the flat indices it updates
+  Communicator* sharers_;  // expert ranks, where the blocks are spread over them
+  Communicator* holders_;  // the ranks that have different chunks, together all of them; none: every rank has all
+  bool sharded_;           // the optimizer's state, over the replicas
+  std::vector<FlatRange> ranges_;      // per replica: the flat indices it updates
   std::vector<int64_t> chunk_counts_;  // per holder
   Buffer gradients_;
   std::unique_ptr<SumTree> tree_;  // over the micro-batches whose gradients the replicas sum: its leaves
