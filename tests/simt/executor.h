@@ -71,9 +71,14 @@ size_t dynamic_shared_bytes();
 
 // ---- What operations of warpgroups (warpgroup.h) are made of (warpgroup.cpp) ----
 
-// Where dynamic shared memory is in the window of 256 KiB that descriptors of matrices reach, and back.
+// Dynamic shared memory, which begins at address `first` of the window of 256 KiB that descriptors of matrices reach.
+struct SharedWindow {
+  const std::byte* memory;
+  size_t bytes;
+  uint32_t first;
+};
+SharedWindow shared_window();
 uint32_t shared_address(const void* memory, const Site& site);
-const void* shared_memory_at(uint32_t address, size_t bytes, const Site& site);
 // Copies of the running thread have come to shared memory: they must be published before a warpgroup reads any.
 void note_copied();
 void note_published();
