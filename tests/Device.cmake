@@ -3,12 +3,16 @@
 
 file(GLOB op_tests CONFIGURE_DEPENDS ops/*_test.cpp)
 add_executable(test_ops ${op_tests})
-target_compile_options(test_ops PRIVATE -include support/run_on_device.h)
 # Only these layers: others were compiled with ops that stay where their stream is.
 target_link_libraries(test_ops PRIVATE sffn_test_support sffn_core sffn_kernels sffn_cuda)
-get_property(externals GLOBAL PROPERTY SFFN_EXTERNALS)
-list(REMOVE_DUPLICATES externals)
 target_link_libraries(test_ops PRIVATE ${externals})
+# A precompiled header is forced into each file, and must be the first that is.
+if(CMAKE_DISABLE_PRECOMPILE_HEADERS)
+  target_compile_options(test_ops PRIVATE -include support/run_on_device.h)
+else()
+  target_precompile_headers(test_ops PRIVATE ${CMAKE_CURRENT_SOURCE_DIR}/support/run_on_device.h
+                                             ${CMAKE_CURRENT_SOURCE_DIR}/support/catch.h)
+endif()
 
 add_custom_target(device_tests DEPENDS test_ops)
 
@@ -20,6 +24,7 @@ if(NOT SFFN_SANITIZE)
   endif()
   add_executable(test_device ${device_sources} comm/conformance.cpp)
   target_link_libraries(test_device PRIVATE sffn_test_support)
+  target_precompile_headers(test_device REUSE_FROM sffn_catch)
   sffn_link_all(test_device)
   add_dependencies(test_device sffn)  # open_test starts it
   add_dependencies(device_tests test_device)
@@ -37,7 +42,8 @@ endif()
 file(GLOB simt_tests CONFIGURE_DEPENDS simt/*_test.cpp)
 file(GLOB simt_kernels CONFIGURE_DEPENDS simt/*.cu)
 add_executable(test_simt ${simt_tests} ${simt_kernels})
-set_source_files_properties(${simt_kernels} PROPERTIES LANGUAGE CXX)
+set_source_files_properties(${simt_kernels} PROPERTIES LANGUAGE CXX SKIP_PRECOMPILE_HEADERS ON)
+target_precompile_headers(test_simt REUSE_FROM sffn_catch)
 target_link_libraries(test_simt PRIVATE sffn_test_support sffn_core)
 target_link_libraries(test_simt PRIVATE sffn_kernels sffn_cuda ${externals})
 add_dependencies(device_tests test_simt)
@@ -84,7 +90,7 @@ if(NOT SFFN_SANITIZE)
   add_dependencies(device_tests sffn)
   add_test(NAME "simt: the slots of gpu_check" COMMAND Python3::Interpreter ${CMAKE_CURRENT_SOURCE_DIR}/scripts/gpu_check_test.py
            OnTheExecutor --build ${PROJECT_BINARY_DIR})
-  set_tests_properties("simt: the slots of gpu_check" PROPERTIES LABELS core)
+  set_tests_properties("simt: the slots of gpu_check" PROPERTIES LABELS core COST 100)  # long: begun first
 endif()
 
 # The list of kernels, none of which may go untested.
