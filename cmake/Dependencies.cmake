@@ -1,14 +1,19 @@
 # Every library from outside is found here, once, and given to the layers as sffn_external_NAME.
 find_program(SFFN_CCACHE ccache)
 if(SFFN_CCACHE AND NOT CMAKE_CXX_COMPILER_LAUNCHER)
-  # Or ccache would not serve what includes a precompiled header.
-  set(CMAKE_CXX_COMPILER_LAUNCHER "${CMAKE_COMMAND};-E;env;CCACHE_SLOPPINESS=pch_defines,time_macros;${SFFN_CCACHE}")
+  # Or ccache would not serve what includes a precompiled header, nor one preset what another has compiled alike.
+  set(CMAKE_CXX_COMPILER_LAUNCHER
+      "${CMAKE_COMMAND};-E;env;CCACHE_SLOPPINESS=pch_defines,time_macros;CCACHE_NOHASHDIR=1;${SFFN_CCACHE}")
 endif()
 if(NOT CMAKE_BUILD_TYPE)
   set(CMAKE_BUILD_TYPE RelWithDebInfo CACHE STRING "" FORCE)
 endif()
 # Lines for stack traces and profiles; variables of templates would take a fifth of the time to compile.
-set(CMAKE_CXX_FLAGS_RELWITHDEBINFO "-O2 -g1 -DNDEBUG")
+if(SFFN_SANITIZE)
+  set(CMAKE_CXX_FLAGS_RELWITHDEBINFO "-O1 -g1 -DNDEBUG")
+else()
+  set(CMAKE_CXX_FLAGS_RELWITHDEBINFO "-O2 -g1 -DNDEBUG")
+endif()
 set(CMAKE_EXPORT_COMPILE_COMMANDS ON)
 
 find_package(PkgConfig REQUIRED)

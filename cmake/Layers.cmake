@@ -12,14 +12,15 @@ if(SFFN_NATIVE)
   target_compile_options(sffn_flags INTERFACE $<$<COMPILE_LANGUAGE:CXX>:-march=native>)
 endif()
 if(SFFN_SANITIZE)
-  target_compile_options(sffn_flags INTERFACE -O1 -fsanitize=${SFFN_SANITIZE} -fno-omit-frame-pointer
+  target_compile_options(sffn_flags INTERFACE -fsanitize=${SFFN_SANITIZE} -fno-omit-frame-pointer
                                               -fno-sanitize-recover=undefined)
   target_link_options(sffn_flags INTERFACE -fsanitize=${SFFN_SANITIZE})
 endif()
 
 function(sffn_layer NAME)
   cmake_parse_arguments(ARG "" "DIR;EXCLUDE" "USES;EXTERNAL" ${ARGN})
-  set(root "${PROJECT_BINARY_DIR}/layers/${NAME}")
+  # One view for all presets: what they compile alike ccache then serves to the second.
+  set(root "${PROJECT_SOURCE_DIR}/build-layers/${NAME}")
   file(MAKE_DIRECTORY "${root}")
   file(CREATE_LINK "${PROJECT_SOURCE_DIR}/${ARG_DIR}" "${root}/${NAME}" SYMBOLIC)
 
@@ -28,8 +29,8 @@ function(sffn_layer NAME)
     list(FILTER sources EXCLUDE REGEX "/${ARG_EXCLUDE}(/|$)")
   endif()
   if(NOT sources)  # headers only
-    file(WRITE "${root}/${NAME}.cpp" "")
-    set(sources "${root}/${NAME}.cpp")
+    set(sources "${PROJECT_BINARY_DIR}/${NAME}.cpp")
+    file(WRITE ${sources} "")
   endif()
   add_library(sffn_${NAME} OBJECT ${sources})
   target_include_directories(sffn_${NAME} PUBLIC "${root}")

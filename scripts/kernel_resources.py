@@ -2,7 +2,7 @@
 """Registers, shared memory and spills of every CUDA kernel, as ptxas tells them, for sm_80 and sm_90a.
 
     scripts/kernel_resources.py            compiles what changed and writes docs/kernel_resources.md
-    scripts/kernel_resources.py --check    compiles what changed; fails where a kernel spills that the table does not name
+    scripts/kernel_resources.py --check    compiles what changed; fails where a kernel spills more than the table says
 
 Needs nvcc and no GPU. The table names what each file was compiled from by a hash, so that only files with other sources,
 or compiled by another release, are compiled again: all of them take about ten minutes on two cores."""
@@ -120,7 +120,24 @@ def read_table():
 
 
 def spilling(lines):
-    return {tuple(line.split(" | ")[:2]) for line in lines if not line.endswith("| 0 |")}
+    """{(file, kernel): bytes by architecture} of the kernels that spill."""
+    found = {}
+    for line in lines:
+        file, kernel, *_, spilled = line.strip("| ").split(" | ")
+        numbers = [0 if number == "-" else int(number) for number in spilled.split(" / ")]
+        if any(numbers):
+            found[file, kernel] = numbers * (len(ARCHITECTURES) // len(numbers))
+    return found
+
+
+def more_spilled(now, table):
+    """A line for each kernel that spills more on an architecture than the table says, or spills and is not in there."""
+    allowed, found = spilling(table), []
+    for (file, kernel), numbers in sorted(spilling(now).items()):
+        for architecture, spilled, known in zip(ARCHITECTURES, numbers, allowed.get((file, kernel), (0, 0))):
+            if spilled > known:
+                found.append(f"{file} {kernel} spills {spilled} bytes a thread on {architecture}; in the table: {known}")
+    return found
 
 
 def write_table(release, prints, lines):
@@ -168,9 +185,10 @@ def main():
         write_table(release, prints, lines)
         print("wrote docs/kernel_resources.md")
         return
-    new = spilling(everything) - spilling([line for name in table for line in table[name]])
-    if new:
-        fail("kernels that spill registers and do not in docs/kernel_resources.md:\n" + "\n".join(" ".join(row) for row in sorted(new)))
+    more = more_spilled(everything, [line for name in table for line in table[name]])
+    if more:
+        fail("registers spill that docs/kernel_resources.md does not know of; kept as they are, scripts/kernel_resources.py "
+             "writes them down:\n" + "\n".join(more))
 
 
 if __name__ == "__main__":

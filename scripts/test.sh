@@ -2,17 +2,17 @@
 # Installs what is missing, builds everything and runs the test suite.
 #   scripts/test.sh          the tests that every change must pass (label core)
 #   scripts/test.sh --cpu    those of the CPU backend alone
-#   scripts/test.sh --simt   the CUDA backend alone, on this CPU under the SIMT executor, and again under AddressSanitizer
-#   scripts/test.sh --all    all of them, those labelled long, and the CUDA kernels under ThreadSanitizer
+#   scripts/test.sh --simt   the CUDA backend alone, on this CPU under the SIMT executor, and again under both sanitizers
+#   scripts/test.sh --all    all of them, those labelled long too: more schedules and shapes under the sanitizers
 set -euo pipefail
 source "$(dirname "$0")/common.sh"
 
-presets=(cpu simt-asan simt) labels=(-L core)
+presets=(cpu simt-asan simt-tsan simt) labels=(-L core)
 case "${1:-}" in
   "") ;;
   --cpu) presets=(cpu) ;;
-  --simt) presets=(simt-asan simt) ;;
-  --all) presets=(cpu simt-asan simt-tsan simt) labels=() ;;
+  --simt) presets=(simt-asan simt-tsan simt) ;;
+  --all) labels=() ;;
   *) code=2; die "scripts/test.sh: unknown argument $1; known: --cpu, --simt, --all" ;;
 esac
 

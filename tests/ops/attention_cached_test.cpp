@@ -1,3 +1,5 @@
+#include "support/few_shapes.h"
+
 #include "ops/attention_case.h"
 
 #include <cmath>
@@ -41,13 +43,14 @@ std::vector<double> run_in_pieces(DType dtype, const AttentionCase& c, const std
 }
 
 void check_pieces(DType dtype, double tolerance) {
-  for (const auto& [heads, kv_heads, head_dim] :
-       {std::tuple{2, 2, 31}, {4, 2, 16}, {3, 1, 64}, {2, 1, 96}, {2, 2, 200}}) {
+  for (const auto& [heads, kv_heads, head_dim] : all_or_few<std::tuple<int, int, int>>(
+           {{2, 2, 31}, {4, 2, 16}, {3, 1, 64}, {2, 1, 96}, {2, 2, 200}}, {{2, 2, 31}, {2, 1, 96}, {2, 2, 200}})) {
     AttentionCase c({2, 33, heads, kv_heads, head_dim, 1 / std::sqrt(static_cast<double>(head_dim))});
     c.qkv = HostTensor(dtype, {static_cast<int64_t>(c.qkv.size())}, c.qkv).values();
     const std::vector<double> whole = run_attention(DType::kF64, c).out.values();
-    check_close(run_in_pieces(dtype, c, {33}), whole, tolerance);
     check_close(run_in_pieces(dtype, c, {20, 1, 1, 11}), whole, tolerance);
+    if (few_shapes()) continue;
+    check_close(run_in_pieces(dtype, c, {33}), whole, tolerance);
     check_close(run_in_pieces(dtype, c, std::vector<int64_t>(33, 1)), whole, tolerance);
   }
 }

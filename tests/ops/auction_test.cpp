@@ -4,6 +4,7 @@
 #include "support/catch.h"
 #include "support/complex_step.h"
 #include "support/error_of.h"
+#include "support/few_shapes.h"
 #include "support/host_tensor.h"
 
 #include <algorithm>
@@ -127,7 +128,7 @@ TEST_CASE("each group is an auction of its own", "[ops][auction]") {
 TEST_CASE("an auction ends on logits of any size, on equal tokens and on crowded blocks", "[ops][auction]") {
   const int64_t tokens = 1024, blocks = 32;
   const auto normal = random_values(tokens * blocks, 1);
-  for (double scale : {1e-30, 1.0, 1e4, 1e30, 3e37}) {
+  for (double scale : all_or_few({1e-30, 1.0, 1e4, 1e30, 3e37}, {1.0})) {
     for (int kind = 0; kind < 4; ++kind) {
       std::vector<double> logits(normal);
       for (size_t c = 0; c < logits.size(); ++c) {

@@ -3,6 +3,7 @@
 #include "support/any_threads.h"
 #include "support/catch.h"
 #include "support/error_of.h"
+#include "support/few_shapes.h"
 #include "support/tolerances.h"
 
 #include "block_products.h"
@@ -18,13 +19,13 @@ namespace {
 
 std::vector<BlockSizes> block_sizes() {
   std::vector<BlockSizes> all;
-  for (int64_t G : {1, 3, 16, 33}) {
-    for (int64_t D : {1, 31, 33, 127}) {
+  for (int64_t G : all_or_few({1, 3, 16, 33}, {16, 33})) {
+    for (int64_t D : all_or_few({1, 31, 33, 127}, {31, 127})) {
       all.push_back({60, D, 5, G, 2, 60});
       all.push_back({60, D, 5, G, 3, 17, Choice::kSomeDropped});
     }
   }
-  for (int64_t G : {1, 2, 7, 8, 12, 70, 130}) {
+  for (int64_t G : all_or_few({1, 2, 7, 8, 12, 70, 130}, {7, 130})) {
     all.push_back({150, 96, 4, G, 1, 150, Choice::kOneBlock});
     all.push_back({33, 256, 3, G, 3, 16});  // b = B
     all.push_back({0, 31, 4, G, 2, 8});
@@ -32,7 +33,7 @@ std::vector<BlockSizes> block_sizes() {
     all.push_back({31, 65, 1, G, 1, 100});
   }
   // Rows of whole 16 bytes in bf16: parts of tiles along tokens, cells and columns, and several of them.
-  for (int64_t G : {8, 40, 64, 136}) {
+  for (int64_t G : all_or_few({8, 40, 64, 136}, {64, 136})) {
     all.push_back({150, 72, 4, G, 2, 60, Choice::kSomeDropped});
     all.push_back({300, 200, 3, G, 2, 300, Choice::kOneBlock});
   }
@@ -105,9 +106,11 @@ TEST_CASE("block products are exact on integers", "[ops][blocks]") {
 
 // Kills: the second part of a chunk, slice of columns, range of rows or part of a block left out or misplaced.
 TEST_CASE("block products that are cut into many units of work are exact on integers", "[ops][blocks]") {
-  for (const BlockSizes& s :
-       {BlockSizes{2500, 300, 3, 5, 1, 2500}, BlockSizes{2500, 20, 4, 40, 2, 2500}, BlockSizes{9, 20, 2, 1100, 1, 9},
-        BlockSizes{2500, 70, 3, 20, 1, 2500, Choice::kOneBlock}}) {
+  for (const BlockSizes& s : all_or_few<BlockSizes>({{2500, 300, 3, 5, 1, 2500},
+                                                     {2500, 20, 4, 40, 2, 2500},
+                                                     {9, 20, 2, 1100, 1, 9},
+                                                     {2500, 70, 3, 20, 1, 2500, Choice::kOneBlock}},
+                                                    {{9, 20, 2, 1100, 1, 9}})) {
     check_exact(s, DType::kF32);
   }
 }
@@ -128,7 +131,8 @@ double rounded_products(std::string_view name, DType dtype, double magnitude) {
 // Kills: sums or weights kept in bf16, results rounded twice.
 TEST_CASE("block products stay within the bounds of their sums", "[ops][blocks]") {
   const DType dtype = GENERATE(DType::kF32, DType::kBF16);
-  for (const auto& [G, D] : {std::pair<int64_t, int64_t>{1, 127}, {4, 127}, {33, 127}, {64, 127}, {64, 128}, {8, 80}}) {
+  for (const auto& [G, D] : all_or_few<std::pair<int64_t, int64_t>>(
+           {{1, 127}, {4, 127}, {33, 127}, {64, 127}, {64, 128}, {8, 80}}, {{4, 127}, {8, 80}})) {
     const BlockSizes s{300, D, 6, G, 3, 100, Choice::kSomeDropped};
     BlockCase low(s, dtype, false), ref = low.as(DType::kF64), sums = low.magnitudes();
     low.run();

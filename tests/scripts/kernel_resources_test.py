@@ -32,7 +32,18 @@ class KernelResources(unittest.TestCase):
     def test_a_kernel_that_spills_on_one_architecture_spills(self):
         spills = kernel_resources.table_rows("add.cu", kernel_resources.parse(LOG))
         clean = ["| add.cu | `other_kernel` | 128 / 96 | 384 | 8 / 0 | 0 |"]
-        self.assertEqual(kernel_resources.spilling(spills + clean), {("| add.cu", "`add_kernel<float>`")})
+        self.assertEqual(kernel_resources.spilling(spills + clean), {("add.cu", "`add_kernel<float>`"): [16, 0]})
+
+    # Kills: a kernel known to spill that may spill more, or on another architecture; one that spills less and fails.
+    def test_a_spill_beyond_that_of_the_table_is_named_with_its_architecture(self):
+        row = "| add.cu | `add_kernel<float>` | 128 | 0 | 8 | {} |".format
+        self.assertEqual(kernel_resources.more_spilled([row("16 / 0")], [row("16 / 8")]), [])
+        for now, table, architecture, numbers in (("16 / 4", "16 / 0", "sm_90a", (4, 0)), ("20 / 0", "16 / 0", "sm_80", (20, 16)),
+                                                  ("24", "24 / 20", "sm_90a", (24, 20))):
+            found = kernel_resources.more_spilled([row(now)], [row(table)])
+            self.assertEqual(found, ["add.cu `add_kernel<float>` spills {} bytes a thread on {}; in the table: {}".format(
+                numbers[0], architecture, numbers[1])])
+        self.assertEqual(len(kernel_resources.more_spilled([row("4")], [])), 2)
 
     # Kills: headers that are not followed, or those of the system that are.
     def test_a_file_is_compiled_again_when_a_header_of_a_header_changes(self):

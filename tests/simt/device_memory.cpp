@@ -38,6 +38,10 @@ Memory& memory() {
   return *all;
 }
 
+// Made before there are threads: ThreadSanitizer, which does not see this file, would take the first two to come for a
+// race.
+[[maybe_unused]] const Memory& made_early = memory();
+
 size_t up(size_t bytes, size_t to) { return (bytes + to - 1) / to * to; }
 
 void protect(const Allocation& a, int access) { mprotect(a.pages, a.page_bytes, access); }

@@ -19,8 +19,6 @@ namespace simt {
 namespace {
 
 constexpr unsigned kMaxThreads = 1024;
-// Blocks take detector identities in turn, so that a thread of one block is not taken for the same thread of the next.
-constexpr unsigned kIdentities = SIMT_TSAN ? 3 : 1;
 constexpr unsigned kMaxMasks = 8;  // distinct masks a thread synchronises with
 
 enum class State : uint8_t { kReady, kAtBarrier, kInWarpOperation, kDone };
@@ -42,7 +40,7 @@ struct Thread {
 };
 
 struct Warp {
-  std::byte gathered[32 * kGatherBytes];
+  alignas(16) std::byte gathered[32 * kGatherBytes];
 };
 
 // Kept until the kernel ends: memory used again would look like a race between blocks.
@@ -56,7 +54,7 @@ struct Machine {
   std::vector<std::unique_ptr<Thread>> pool;  // [identity][thread]
   std::vector<Thread*> threads;               // of the running block
   std::vector<Warp> warps;
-  unsigned current = 0;
+  unsigned current = 0, identity = 0;
   bool cancelled = false;
   const std::function<void()>* kernel = nullptr;
   Block* block = nullptr;
@@ -91,7 +89,9 @@ std::string where(const Site& site) {
   return file.substr(file.find_last_of('/') + 1) + ":" + std::to_string(site.line);
 }
 
-bool same(const Site& a, const Site& b) { return a.line == b.line && std::strcmp(a.file, b.file) == 0; }
+bool same(const Site& a, const Site& b) {
+  return a.line == b.line && (a.file == b.file || std::strcmp(a.file, b.file) == 0);
+}
 
 std::string name_of(unsigned thread) {
   return "block (" + std::to_string(blockIdx.x) + "," + std::to_string(blockIdx.y) + "," + std::to_string(blockIdx.z) +
@@ -99,8 +99,9 @@ std::string name_of(unsigned thread) {
 }
 
 // What carries order among the lanes of `mask` in this warp (0: the block). Two take turns, because a fast thread comes
-// to its next meeting before a slow one has left this one.
+// to its next meeting before a slow one has left this one. Only ThreadSanitizer asks for it.
 void* order_point(unsigned mask) {
+  if (!SIMT_TSAN) return nullptr;
   Thread& thread = *machine.threads[machine.current];
   unsigned i = 0;
   while (i < kMaxMasks && thread.meetings[i].count != 0 && thread.meetings[i].mask != mask) ++i;
@@ -144,42 +145,49 @@ Thread* prepare(unsigned slot) {
   return thread.get();
 }
 
-// The lanes of one warp that wait in one operation with `mask`; empty while some have not come. Throws where they never
+// Whether the lanes of `mask` in one warp wait in one operation; not while some have not come. Throws where they never
 // can.
-std::vector<unsigned> meeting_lanes(unsigned base, unsigned lanes, unsigned mask, const Thread& first) {
-  std::vector<unsigned> meeting;
+bool all_meet(unsigned base, unsigned lanes, unsigned mask, const Thread& first) {
   for (unsigned lane = 0; lane < 32; ++lane) {
     if ((mask >> lane & 1) == 0) continue;
     if (lane >= lanes || machine.threads[base + lane]->state == State::kDone) {
       throw Error("the mask names lane " + std::to_string(lane) + ", which is not running, at " + where(first.site));
     }
     const Thread& other = *machine.threads[base + lane];
-    if (other.state != State::kInWarpOperation || other.mask != mask) return {};
+    if (other.state != State::kInWarpOperation || other.mask != mask) return false;
     if (other.operation != first.operation || !same(other.site, first.site)) {
       throw Error("lanes of one mask meet at " + where(first.site) + " and " + where(other.site));
     }
-    meeting.push_back(lane);
   }
-  return meeting;
+  return true;
 }
 
 // Unlike memcpy, which sanitizers replace by one of theirs, this is not seen to read what a CUDA thread wrote.
 void copy_unseen(std::byte* to, const void* from, size_t bytes) {
+  using Word = uint32_t __attribute__((may_alias));
   const auto* source = static_cast<const volatile unsigned char*>(from);
-  for (size_t i = 0; i < bytes; ++i) to[i] = static_cast<std::byte>(source[i]);
+  size_t i = 0;
+  if (reinterpret_cast<uintptr_t>(from) % sizeof(Word) == 0) {  // of `to` as well: what is gathered begins aligned
+    for (; i + sizeof(Word) <= bytes; i += sizeof(Word)) {
+      *reinterpret_cast<Word*>(to + i) = *reinterpret_cast<const volatile Word*>(source + i);
+    }
+  }
+  for (; i < bytes; ++i) to[i] = static_cast<std::byte>(source[i]);
 }
 
-void complete(unsigned base, const std::vector<unsigned>& lanes, unsigned mask) {
+void complete(unsigned base, unsigned mask) {
   unsigned ballot = 0;
   Warp& warp = machine.warps[base / 32];
-  for (const unsigned lane : lanes) {
+  for (unsigned lane = 0; lane < 32; ++lane) {
+    if ((mask >> lane & 1) == 0) continue;
     const Thread& thread = *machine.threads[base + lane];
     ballot |= static_cast<unsigned>(thread.value & 1) << lane;
     if (thread.operation == WarpOperation::kGather) {
       copy_unseen(warp.gathered + lane * kGatherBytes, thread.data, thread.bytes);
     }
   }
-  for (const unsigned lane : lanes) {
+  for (unsigned lane = 0; lane < 32; ++lane) {
+    if ((mask >> lane & 1) == 0) continue;
     Thread& thread = *machine.threads[base + lane];
     thread.result = ballot;
     if (thread.operation != WarpOperation::kShuffle) continue;
@@ -188,7 +196,9 @@ void complete(unsigned base, const std::vector<unsigned>& lanes, unsigned mask) 
     }
     thread.result = machine.threads[base + thread.source]->value;
   }
-  for (const unsigned lane : lanes) machine.threads[base + lane]->state = State::kReady;
+  for (unsigned lane = 0; lane < 32; ++lane) {
+    if ((mask >> lane & 1) != 0) machine.threads[base + lane]->state = State::kReady;
+  }
 }
 
 // Completes the operations of warp `w` whose lanes have all come; whether there were any.
@@ -200,9 +210,8 @@ bool resolve_warp(unsigned w) {
     if (thread.state != State::kInWarpOperation) continue;
     if ((thread.mask >> lane & 1) == 0)
       throw Error(name_of(base + lane) + " is not in its own mask at " + where(thread.site));
-    const std::vector<unsigned> meeting = meeting_lanes(base, lanes, thread.mask, thread);
-    if (meeting.empty()) continue;
-    complete(base, meeting, thread.mask);
+    if (!all_meet(base, lanes, thread.mask, thread)) continue;
+    complete(base, thread.mask);
     progress = true;
   }
   return progress;
@@ -243,10 +252,10 @@ void cancel() {
   acquire_order(&machine.kernel_ends);  // what they allocated is freed on the way out
 }
 
-void run_block(unsigned identity, unsigned threads, std::mt19937_64& random) {
+void run_block(unsigned threads, std::mt19937_64& random) {
   machine.threads.assign(threads, nullptr);
   machine.warps.resize((threads + 31) / 32);
-  for (unsigned t = 0; t < threads; ++t) machine.threads[t] = prepare(identity * kMaxThreads + t);
+  for (unsigned t = 0; t < threads; ++t) machine.threads[t] = prepare(machine.identity * kMaxThreads + t);
   machine.cancelled = false, ++machine.block_number;
   release_order(&machine.kernel_begins);
   std::vector<unsigned> order(threads);
@@ -334,7 +343,8 @@ void run_grid(const dim3& grid, const dim3& block, size_t shared_bytes, const vo
     machine.block = &blocks[SIMT_TSAN ? n : 0];
     machine.block->shared.reset(new std::byte[shared_bytes]);  // of exactly the size: AddressSanitizer sees its ends
     std::memset(machine.block->shared.get(), 0xff, shared_bytes);  // NaN
-    run_apart([&] { run_block(n % kIdentities, block.x * block.y * block.z, random); });
+    machine.identity = n % kIdentities;
+    run_apart([&] { run_block(block.x * block.y * block.z, random); });
   }
   acquire_order(&machine.kernel_ends);
 }
@@ -375,6 +385,7 @@ const std::byte* gather_warp(const void* data, size_t bytes, const Site& site) {
 int lane() { return static_cast<int>(machine.current % 32); }
 unsigned thread_number() { return machine.current; }
 uint64_t block_number() { return machine.block_number; }
+unsigned identity() { return machine.identity; }
 void* dynamic_shared_memory() { return machine.block->shared.get(); }
 size_t dynamic_shared_bytes() { return machine.shared_bytes; }
 

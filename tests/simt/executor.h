@@ -59,6 +59,10 @@ const std::byte* gather_warp(const void* data, size_t bytes, const Site& site);
 int lane();                // of the running thread in its warp
 unsigned thread_number();  // in its block
 uint64_t block_number();   // of the running block, among all that ever ran
+// For ThreadSanitizer a CUDA thread is its block's identity and its number. Blocks take the identities in turn, so that
+// a thread of one block is not the same thread of the next; what is kept for threads is kept for each identity.
+inline constexpr unsigned kIdentities = SIMT_TSAN ? 2 : 1;
+unsigned identity();  // of the running block
 void* dynamic_shared_memory();
 inline constexpr size_t kMaxSharedBytes = 227 << 10;  // of a block
 size_t dynamic_shared_bytes();
@@ -67,9 +71,14 @@ size_t dynamic_shared_bytes();
 
 // ---- What operations of warpgroups (warpgroup.h) are made of (warpgroup.cpp) ----
 
-// Where dynamic shared memory is in the window of 256 KiB that descriptors of matrices reach, and back.
+// Dynamic shared memory, which begins at address `first` of the window of 256 KiB that descriptors of matrices reach.
+struct SharedWindow {
+  const std::byte* memory;
+  size_t bytes;
+  uint32_t first;
+};
+SharedWindow shared_window();
 uint32_t shared_address(const void* memory, const Site& site);
-const void* shared_memory_at(uint32_t address, size_t bytes, const Site& site);
 // Copies of the running thread have come to shared memory: they must be published before a warpgroup reads any.
 void note_copied();
 void note_published();

@@ -59,7 +59,15 @@ void Fiber::start(void (*main)()) {
 #endif
 }
 
+// The fiber comes back here for each main(): a new context would ask the kernel twice, for every CUDA thread.
 void Fiber::enter() {
+  running->has_base_ = true;
+  __builtin_setjmp(running->base_);
+  run();
+}
+
+// The thread-local variables are those of the operating system's thread that resumed it this time.
+__attribute__((noipa)) void Fiber::run() {
 #if SIMT_ASAN
   __sanitizer_finish_switch_fiber(nullptr, &scheduler_stack, &scheduler_stack_bytes);
 #endif
@@ -75,8 +83,10 @@ void Fiber::resume() {
   void* fake = nullptr;
   __sanitizer_start_switch_fiber(&fake, memory_ + kGuardBytes, kStackBytes);
 #endif
-  if (entered_) {
-    jump(caller_, self_);
+  if (entered_ || has_base_) {
+    void** to = entered_ ? self_ : base_;
+    entered_ = true;
+    jump(caller_, to);
   } else {
     entered_ = true;
     ucontext_t context;

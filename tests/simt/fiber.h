@@ -24,13 +24,15 @@ class Fiber {
   friend void pause_fiber();
   friend void finish_fiber();
   static void enter();
+  static void run();
   void leave(bool for_good);
   static constexpr size_t kGuardBytes = 4096;  // below the stack: an overflow faults there
   char* memory_;
   void (*main_)() = nullptr;
   void* detector_ = nullptr;  // ThreadSanitizer's fiber
-  bool entered_ = false;
-  void* self_[5] = {};  // __builtin_setjmp
+  bool entered_ = false, has_base_ = false;
+  void* base_[5] = {};  // __builtin_setjmp: where main() is called from
+  void* self_[5] = {};
   void* caller_[5] = {};
 };
 

@@ -12,18 +12,6 @@ namespace simt {
 
 namespace tensor_core {
 
-inline float widened(uint32_t pair, int half) { return std::bit_cast<float>((half == 0 ? pair : pair >> 16) << 16); }
-
-struct Factors {
-  uint32_t a[4], b[2];
-};
-
-inline Factors of_lane(const std::byte* all, int lane) {
-  Factors factors;
-  std::memcpy(&factors, all + static_cast<size_t>(lane) * kGatherBytes, sizeof factors);
-  return factors;
-}
-
 struct Copy {
   void* to;
   const void* from;  // null: zeros
@@ -36,30 +24,17 @@ struct Copies {
   unsigned groups;  // ended so far
   unsigned block;   // whose these are
 };
-// Of the calling CUDA thread. One operating system thread runs a block at a time. Plain memory, zero at first: what is
-// made at first use would look like a race between the CUDA threads.
+// Of the calling CUDA thread. Plain memory, zero at first: what is made at first use would look like a race between the
+// CUDA threads.
 inline Copies& copies() {
-  static thread_local Copies all[1024];
-  return all[threadIdx.x + blockDim.x * (threadIdx.y + blockDim.y * threadIdx.z)];
+  static Copies all[kIdentities][1024];
+  return all[identity()][thread_number()];
 }
 
 }  // namespace tensor_core
 
-inline void multiply_add(float (&c)[4], const uint32_t (&a)[4], const uint32_t (&b)[2], SIMT_HERE) {
-  tensor_core::Factors mine;
-  std::memcpy(mine.a, a, sizeof mine.a);
-  std::memcpy(mine.b, b, sizeof mine.b);
-  const std::byte* all = gather_warp(&mine, sizeof mine, {file, line});
-  const int g = lane() / 4, t = lane() % 4;
-  for (int e = 0; e < 4; ++e) {
-    const int row = g + 8 * (e / 2), column = 2 * t + e % 2;
-    for (int k = 0; k < 16; ++k) {
-      const uint32_t left = tensor_core::of_lane(all, row % 8 * 4 + k % 8 / 2).a[row / 8 + 2 * (k / 8)];
-      const uint32_t right = tensor_core::of_lane(all, column * 4 + k % 8 / 2).b[k / 8];
-      c[e] += tensor_core::widened(left, k % 2) * tensor_core::widened(right, k % 2);
-    }
-  }
-}
+// c += a·b of 16·16 and 16·8 elements (tensor_core.cpp).
+void multiply_add(float (&c)[4], const uint32_t (&a)[4], const uint32_t (&b)[2], SIMT_HERE);
 
 template <bool kTransposed, class T>
 void load_matrices(uint32_t (&to)[4], const T* row, SIMT_HERE) {

@@ -33,11 +33,9 @@ uint32_t shared_address(const void* memory, const Site& site) {
   return static_cast<uint32_t>(offset + skew());
 }
 
-const void* shared_memory_at(uint32_t address, size_t bytes, const Site& site) {
-  if (address < skew() || address - skew() + bytes > dynamic_shared_bytes()) {
-    fail("multiplies a matrix that reaches beyond dynamic shared memory", site);
-  }
-  return reinterpret_cast<const void*>(base() - skew() + address);
+SharedWindow shared_window() {
+  return {static_cast<const std::byte*>(dynamic_shared_memory()), dynamic_shared_bytes(),
+          static_cast<uint32_t>(skew())};
 }
 
 void note_copied() {

@@ -23,6 +23,7 @@ class Factor {
         leading_((descriptor >> 16) & 0x3fff),
         stride_((descriptor >> 32) & 0x3fff),
         across_(across),
+        window_(shared_window()),
         site_(site) {
     address_ *= 16, leading_ *= 16, stride_ *= 16;
   }
@@ -32,13 +33,17 @@ class Factor {
     const uint32_t linear = address_ + column / 64 * leading_ + row / 8 * stride_ + row % 8 * 128 + column % 64 * 2;
     const uint32_t swizzled = linear ^ (linear >> 7 & 7) << 4;
     uint16_t bits = 0;
-    std::memcpy(&bits, shared_memory_at(swizzled, sizeof bits, site_), sizeof bits);
+    if (swizzled < window_.first || swizzled - window_.first + sizeof bits > window_.bytes) {
+      fail("multiplies a matrix that reaches beyond dynamic shared memory", site_);
+    }
+    std::memcpy(&bits, window_.memory + (swizzled - window_.first), sizeof bits);
     return std::bit_cast<float>(static_cast<uint32_t>(bits) << 16);
   }
 
  private:
   uint32_t address_, leading_, stride_;
   bool across_;
+  SharedWindow window_;
   Site site_;
 };
 
@@ -66,8 +71,8 @@ struct Products {
   bool begun;
 };
 inline Products& products() {
-  static thread_local Products all[512];
-  Products& mine = all[thread_number() % 512];
+  static Products all[kIdentities][512];
+  Products& mine = all[identity()][thread_number() % 512];
   if (mine.block != block_number()) {  // what a kernel that failed has left
     mine.block = block_number();
     for (Sum& sum : mine.sums) sum.at = nullptr, sum.waiting = 0;
@@ -79,12 +84,15 @@ inline Products& products() {
 // What this thread has of a product of 64 rows: 16 a warp, fragments as those of mma. `left` is rows g and g + 8 of a.
 inline void add(Sum& sum, const Product& product, const float (&left)[2][16]) {
   const Factor b(product.b, product.across, product.site);
+  const int first = 2 * (lane() % 4);
   for (int j = 0; 4 * j < sum.count; ++j) {
     for (int c = 0; c < 2; ++c) {
+      float upper = sum.values[4 * j + c], lower = sum.values[4 * j + 2 + c];
       for (int k = 0; k < 16; ++k) {
-        const float right = b.at(8 * j + 2 * (lane() % 4) + c, k);
-        for (int r = 0; r < 2; ++r) sum.values[4 * j + 2 * r + c] += left[r][k] * right;
+        const float right = b.at(8 * j + first + c, k);
+        upper += left[0][k] * right, lower += left[1][k] * right;
       }
+      sum.values[4 * j + c] = upper, sum.values[4 * j + 2 + c] = lower;
     }
   }
 }
