@@ -72,7 +72,7 @@ def measure_round(arguments):
         for expert in (e for e in RANKS if e <= ranks):
             steps[ranks, expert] = {key: value for key, value in on_ranks(
                 ranks, [SFFN, "bench", "step", *model(arguments, expert), "--steps", arguments.steps]).items()
-                if key in ("step_ms", "forward_backward_ms", "optimizer_ms", "exposed_communication_ms")}
+                if key in ("step_ms", "exposed_communication_ms", "least_communication_ms")}
     return links, rates, collectives, steps
 
 
@@ -89,13 +89,15 @@ def error(predicted, measured):
 
 
 def step_table(predicted, measured):
-    lines = ["| ranks | `expert` | step: predicted | measured, ms | error | exposed communication: predicted | measured, ms | error |",
-             "|---|---|---|---|---|---|---|---|"]
+    lines = ["| ranks | `expert` | step: predicted | measured, ms | error | exposed communication: predicted | measured, ms | error | "
+             "without waiting, ms | error |", "|---|---|---|---|---|---|---|---|---|---|"]
     for (ranks, expert), found in measured.items():
         plan = predicted[ranks][expert]
+        exposed, least = plan["exposed_communication_ms"], found["least_communication_ms"]
         cells = []
         for key in ("step_ms", "exposed_communication_ms"):
             cells += [f"{plan[key]:.1f}", f"{found[key]:.1f}", error(plan[key], found[key])]
+        cells += [f"{least:.1f}", error(exposed, least)]
         lines.append(f"| {ranks} | {expert} | " + " | ".join(cells) + " |")
     return lines
 

@@ -49,7 +49,8 @@ void print_step(const Json& report) {
   std::printf("  step                  %10.3f ms\n", number("step_ms"));
   std::printf("  forward and backward  %10.3f ms\n", number("forward_backward_ms"));
   std::printf("  optimizer             %10.3f ms\n", number("optimizer_ms"));
-  std::printf("  exposed communication %10.3f ms\n", number("exposed_communication_ms"));
+  std::printf("  exposed communication %10.3f ms, %.3f ms on the rank that waits least for others\n",
+              number("exposed_communication_ms"), number("least_communication_ms"));
   std::printf("  throughput            %10.0f tokens/s, %.4f model TFLOP/s\n", number("tokens_per_second"),
               number("model_tflops"));
   if (!report.find("mfu")->is_null()) {

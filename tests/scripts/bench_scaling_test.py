@@ -42,11 +42,12 @@ class Tables(unittest.TestCase):
 
     # Kills: a row of another layout beside it.
     def test_a_layout_stands_beside_its_own_prediction(self):
-        row = lambda step, exposed: {"step_ms": step, "exposed_communication_ms": exposed}
+        row = lambda step, exposed: {"step_ms": step, "exposed_communication_ms": exposed,
+                                     "least_communication_ms": exposed / 2}
         predicted = {2: {1: row(10.0, 1.0), 2: row(20.0, 4.0)}}
         table = bench_scaling.step_table(predicted, {(2, 1): row(10.0, 2.0), (2, 2): row(10.0, 4.0)})
-        self.assertEqual(table[2], "| 2 | 1 | 10.0 | 10.0 | +0 % | 1.0 | 2.0 | -50 % |")
-        self.assertEqual(table[3], "| 2 | 2 | 20.0 | 10.0 | +100 % | 4.0 | 4.0 | +0 % |")
+        self.assertEqual(table[2], "| 2 | 1 | 10.0 | 10.0 | +0 % | 1.0 | 2.0 | -50 % | 1.0 | +0 % |")
+        self.assertEqual(table[3], "| 2 | 2 | 20.0 | 10.0 | +100 % | 4.0 | 4.0 | +0 % | 2.0 | +100 % |")
 
 
 if __name__ == "__main__":

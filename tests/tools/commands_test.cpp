@@ -136,8 +136,9 @@ TEST_CASE("bench step reports the parts of a step", "[tools]") {
   const Words command = {"bench", "step", write_model(folder), "--json", "--steps", "3"};
   for (const int ranks : {0, 2}) {
     const Json report = sffn_done(command, ranks).json();
-    CHECK(has_keys(report, {"tokens_per_second", "step_ms", "forward_backward_ms", "optimizer_ms",
-                            "exposed_communication_ms", "memory_bytes", "model_tflops"}));
+    CHECK(has_keys(report,
+                   {"tokens_per_second", "step_ms", "forward_backward_ms", "optimizer_ms", "exposed_communication_ms",
+                    "least_communication_ms", "rates", "memory_bytes", "model_tflops"}));
     const double tokens = 32.0 * std::max(1, ranks);  // one micro-batch a rank
     CHECK(number(report, "tokens_per_second") == Approx(1e3 * tokens / number(report, "step_ms")));
     CHECK(number(report, "forward_backward_ms") > 0);
