@@ -193,9 +193,10 @@ TEST_CASE("product scores in f32 are sums of half scores", "[ops][product_keys]"
     if (H != 1) continue;
     HostTensor all(kF32, {N, C1 * C2});
     ops::product_scores_forward(stream, all, p.half1(kF32), p.half2(kF32), Tensor());
+    const std::vector<double> scores = all.values();
     for (int64_t e = 0; e < N * C1 * C2; ++e) {
       const int64_t n = e / (C1 * C2), i1 = e / C2 % C1, i2 = e % C2;
-      REQUIRE(all.values()[static_cast<size_t>(e)] ==
+      REQUIRE(scores[static_cast<size_t>(e)] ==
               p.s1[static_cast<size_t>(n * C1 + i1)] + p.s2[static_cast<size_t>(n * C2 + i2)]);
     }
   }
