@@ -9,6 +9,7 @@
 #include "core/arena.h"
 #include "core/stream.h"
 
+#include <algorithm>
 #include <cstdint>
 #include <span>
 #include <vector>
@@ -86,14 +87,19 @@ class TreeFold {
 // one range a rank, the same list on all. out [owned[rank].count]; may be that very range of partials[0]. Goes in
 // pieces of pieces of
 // bounded size: scratch holds at most about exchange_bytes. Reads nothing on the host.
-inline constexpr size_t kTreeExchangeBytes = size_t{16} << 20;
+inline constexpr size_t kTreeExchangeBytes = size_t{32} << 20;
+// What serves so many ranks: the more there are the more messages a piece is cut into, which must not become so short
+// that only their latency counts.
+inline size_t tree_exchange_bytes(int ranks) {
+  constexpr size_t kOfRank = size_t{1} << 20, kMost = size_t{1} << 30;
+  return std::clamp(static_cast<size_t>(ranks) * kOfRank, kTreeExchangeBytes, kMost);
+}
 void tree_reduce_scatter(Stream& stream, Communicator& comm, Arena& scratch, const SumTree& tree, Tensor out,
-                         std::span<const Tensor> partials, std::span<const FlatRange> owned,
-                         size_t exchange_bytes = kTreeExchangeBytes);
+                         std::span<const Tensor> partials, std::span<const FlatRange> owned, size_t exchange_bytes);
 // In how many pieces rank sends its nodes to each owner. On the meta device, where this number would be all that tells
 // one piece from the next, they go as one.
 int64_t tree_exchange_rounds(const SumTree& tree, int rank, std::span<const FlatRange> owned, DType dtype,
-                             size_t exchange_bytes = kTreeExchangeBytes);
+                             size_t exchange_bytes);
 
 // The same tree on host values: losses, squared norms. 0 without leaves.
 double tree_sum(std::span<const double> leaves);

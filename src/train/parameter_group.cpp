@@ -75,14 +75,16 @@ int64_t ParameterGroup::chunks() const {
 void ParameterGroup::exchange(Stream& stream, Arena& scratch, Tensor squares) const {
   const FlatRange range = optimizer_->range();
   const Tensor grad = own_gradient();
-  tree_reduce_scatter(stream, *replicas_, scratch, *tree_, grad, fold_->partials(), ranges_);
+  tree_reduce_scatter(stream, *replicas_, scratch, *tree_, grad, fold_->partials(), ranges_,
+                      tree_exchange_bytes(replicas_->size()));
   const Tensor mine = holders_ == nullptr ? squares : own_rows(*holders_, squares, chunk_counts_);
   chunk_square_sums(stream, mine.view({mine.rows()}), *params_, range, grad);
   if (holders_ != nullptr && holders_->size() > 1) holders_->all_gather(stream, squares, mine, chunk_counts_);
 }
 
 int64_t ParameterGroup::exchange_rounds() const {
-  return tree_exchange_rounds(*tree_, replicas_->rank(), ranges_, accumulate_type(params_->dtype()));
+  return tree_exchange_rounds(*tree_, replicas_->rank(), ranges_, accumulate_type(params_->dtype()),
+                              tree_exchange_bytes(replicas_->size()));
 }
 
 void ParameterGroup::gather_values(Stream& stream) const {

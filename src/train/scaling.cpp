@@ -129,7 +129,9 @@ class Model {
     const auto exposed = [&](const SpreadLayer& layer, const SpreadLayer::Pass& pass) {
       const int64_t chunks = (n + chunk - 1) / chunk, of_chunk = (n + chunks - 1) / chunks;
       const SpreadLayer::ChunkTraffic sent = layer.chunk_traffic(pass, of_chunk);
-      return exposed_seconds({.bring = traffic_seconds(scaling_.network, group, sent.bring, on_gpus()),
+      const double counts = traffic_seconds(scaling_.network, group, layer.count_traffic(chunks), on_gpus());
+      return counts +
+             exposed_seconds({.bring = traffic_seconds(scaling_.network, group, sent.bring, on_gpus()),
                               .compute = static_cast<double>(of_chunk) * pass.flops / rates_.flops,
                               .give_back = traffic_seconds(scaling_.network, group, sent.give_back, on_gpus())},
                              chunks);

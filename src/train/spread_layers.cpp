@@ -17,7 +17,8 @@ SpreadLayer of_layer(const Config& config, const FfnOptions& options, int64_t la
   const auto keys = static_cast<double>(2 * shape.active_cells() * (W + (shape.gated ? d : 0)));
   const auto values = static_cast<double>(2 * shape.active_cells() * d);
 
-  SpreadLayer found{.layer = layer, .blocks = shape.blocks(), .ranks = config.parallel.expert, .chosen = b};
+  SpreadLayer found{
+      .layer = layer, .blocks = shape.blocks(), .ranks = config.parallel.expert, .chosen = b, .ring = on_gpus};
   found.forward = {.token = TokenBytes::forward(W, d, b, weighs, bytes),
                    .brings = x + 1 + weights,
                    .returns = 1,
@@ -44,14 +45,17 @@ SpreadLayer::ChunkTraffic SpreadLayer::chunk_traffic(const Pass& pass, int64_t t
   const auto sent = [&](int64_t calls, double token_bytes) {
     return Sent{others * static_cast<double>(calls), others * n * share * token_bytes};
   };
-  ChunkTraffic traffic{.bring = brought(way, sent(pass.brings, pass.token.there + pass.token.list)),
-                       .give_back = {.all_to_all = sent(pass.returns, pass.token.back)}};
-  // Ranks tell each other how many counts they have, then the counts of rows.
+  const Sent brings = sent(pass.brings, pass.token.there + pass.token.list);
+  return {.bring = ring ? brought(way, brings) : Traffic{.all_to_all = brings},
+          .give_back = {.all_to_all = sent(pass.returns, pass.token.back)}};
+}
+
+// Ranks tell each other how many counts they have, then the counts.
+Traffic SpreadLayer::count_traffic(int64_t chunks) const {
+  if (way == Dispatch::kGather) return {};
   constexpr double kCountBytes = 4, kSizeBytes = 8;
-  if (way == Dispatch::kAllToAll) {
-    traffic.bring.all_gather += {2 * others, others * (kSizeBytes + kCountBytes * static_cast<double>(ranks))};
-  }
-  return traffic;
+  const auto others = static_cast<double>(ranks - 1), counts = static_cast<double>(ranks * chunks);
+  return {.all_gather = {2 * others, others * (kSizeBytes + kCountBytes * counts)}};
 }
 
 Traffic SpreadLayer::counted(int64_t tokens, int64_t chunk) const {

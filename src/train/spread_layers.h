@@ -24,10 +24,13 @@ struct SpreadLayer {
   Dispatch way = Dispatch::kGather;
   Pass forward = {}, backward = {};
   int64_t forwards = 1;  // in the step of a micro-batch
+  bool ring = false;     // of transfers to all: over MPI those that run beside work go from each rank to each
 
   DispatchVolume volume(const Pass& pass) const { return dispatch_volume(ranks, chosen, pass.token); }
   // What a rank sends for a chunk of `tokens` tokens of each rank, when choices are spread evenly.
   ChunkTraffic chunk_traffic(const Pass&, int64_t tokens) const;
+  // Before the first chunk of a pass: how many rows of each chunk go where.
+  Traffic count_traffic(int64_t chunks) const;
   // The same of all passes of a micro-batch in chunks, as it counts on the meta device, where every token goes to every
   // rank and no counts are exchanged.
   Traffic counted(int64_t tokens, int64_t chunk) const;

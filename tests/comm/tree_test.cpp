@@ -6,6 +6,7 @@
 #include "comm/tree_check.h"
 #include "core/buffer.h"
 #include "support/catch.h"
+#include "support/counting_communicator.h"
 #include "support/late_communicator.h"
 
 #include <bit>
@@ -218,26 +219,8 @@ TEST_CASE("shares that do not cover the leaves in order are refused", "[tree]") 
   CHECK_THROWS_AS(SumTree({{1, 2}}), RunError);
 }
 
-namespace {
-
-// Counts the exchanges of rank 0 and their bytes.
-class Counting final : public ForwardingCommunicator {
- public:
-  explicit Counting(Communicator& inner) : ForwardingCommunicator(inner) {}
-  int64_t calls = 0;
-  double bytes = 0;
-  void all_to_all(Stream& stream, Tensor recv, std::span<const int64_t> recv_counts, const Tensor& send,
-                  std::span<const int64_t> send_counts) override {
-    ++calls;
-    bytes += static_cast<double>(send.bytes());
-    ForwardingCommunicator::all_to_all(stream, recv, recv_counts, send, send_counts);
-  }
-};
-
-}  // namespace
-
 // Kills: pieces of another size in the plan; bytes of one piece for those of all; scratch for all pieces at once.
-TEST_CASE("on the meta device a sum over ranks counts all its pieces, and takes the scratch of one", "[tree]") {
+TEST_CASE("on the meta device a sum over ranks counts all its pieces, and takes the scratch of two", "[tree]") {
   constexpr int64_t kLong = 5000, kBytes = 4096;
   for (const int ranks : {2, 3}) {
     const SumTree tree(split_leaves(4, ranks));
@@ -261,7 +244,7 @@ TEST_CASE("on the meta device a sum over ranks counts all its pieces, and takes 
     const int64_t rounds = tree_exchange_rounds(tree, 0, owned, DType::kF32, kBytes);
     CHECK(rounds > 2);
     run_threads(ranks, [&](Communicator& comm) {
-      Counting counting(comm);
+      test::CountingCommunicator counting(comm);
       if (comm.rank() != 0) {
         run(cpu_runtime(), comm, size_t{1} << 20);
         return;
@@ -269,7 +252,7 @@ TEST_CASE("on the meta device a sum over ranks counts all its pieces, and takes 
       const size_t used = run(cpu_runtime(), counting, needed);
       CHECK(used == needed);
       CHECK(counting.calls == rounds);
-      CHECK(counting.bytes == planned.all_to_all.bytes);
+      CHECK(counting.traffic.all_to_all.bytes == planned.all_to_all.bytes);
     });
   }
 }

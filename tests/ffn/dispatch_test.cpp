@@ -4,6 +4,7 @@
 
 #include "comm/threads.h"
 #include "support/catch.h"
+#include "support/counting_communicator.h"
 #include "support/late_communicator.h"
 
 #include <cmath>
@@ -50,32 +51,12 @@ double factor_of(int64_t block) { return static_cast<double>(block + 1); }
 
 using Copied = test::LateCommunicator::Copied;
 
-// Bytes this rank sends to others.
-class Counting final : public test::LateCommunicator {
- public:
-  using LateCommunicator::LateCommunicator;
-  double bytes = 0;
-
-  std::unique_ptr<Transfer> begin_all_gather(Stream& stream, Tensor all, const Tensor& mine,
-                                             std::span<const int64_t> counts) override {
-    bytes += static_cast<double>(mine.bytes()) * (size() - 1);
-    return LateCommunicator::begin_all_gather(stream, all, mine, counts);
-  }
-  std::unique_ptr<Transfer> begin_all_to_all(Stream& stream, Tensor recv, std::span<const int64_t> recv_counts,
-                                             const Tensor& send, std::span<const int64_t> send_counts) override {
-    int64_t rows = 0;
-    for (const int64_t count : send_counts) rows += count;
-    const int64_t away = rows - send_counts[static_cast<size_t>(rank())];
-    if (rows > 0) bytes += static_cast<double>(send.bytes() / static_cast<size_t>(rows)) * static_cast<double>(away);
-    return LateCommunicator::begin_all_to_all(stream, recv, recv_counts, send, send_counts);
-  }
-};
-
 // One rank of the layer.
 class Rank {
  public:
   Rank(Communicator& ranks, const Pattern& pattern, Dispatch dispatch, Copied copied)
-      : expert_(ranks, copied),
+      : late_(ranks, copied),
+        expert_(late_),
         pattern_(pattern),
         share_{.rank = ranks.rank(), .ranks = ranks.size(), .chunk = 4, .dispatch = dispatch},
         blocks_(kBlocksOfRank * ranks.size()),
@@ -106,7 +87,7 @@ class Rank {
     std::multiset<int64_t> arrived;
     std::vector<int64_t> under_way;
     dispatcher_.forward(ctx, y, bias, x_, chosen_, [&](Tensor y_here, const TokenDispatcher::Arrived& here) {
-      under_way.push_back(expert_.under_way());
+      under_way.push_back(late_.under_way());
       for (int64_t n = 0; n < y_here.rows(); ++n) {
         const int64_t t = check_arrival(here, n);
         arrived.insert(t);
@@ -116,21 +97,21 @@ class Rank {
     check_who_arrived(arrived);
     // Tokens, choices and weights of the next chunk; results of the one before.
     expect(under_way == std::vector<int64_t>{3, 3 + 1, 1}, "under_way == std::vector<int64_t>{3, 3 + 1, 1}");
-    expect(expert_.under_way() == 0, "expert_.under_way() == 0");
+    expect(late_.under_way() == 0, "late_.under_way() == 0");
     for (int64_t n = 0; n < kTokens; ++n) {
       for (int64_t j = 0; j < kOut; ++j) {
         expect(y.data<float>()[n * kOut + j] == expected_product(token(n)) + 3 + static_cast<double>(j),
                "y.data<float>()[n * kOut + j] == expected_product(token(n)) + 3 + static_cast<double>(j)");
       }
     }
-    expect(expert_.bytes == expected_bytes(kWidth + 2 * kPerToken, kOut),
-           "expert_.bytes == expected_bytes(kWidth + 2 * kPerToken, kOut)");
+    expect(expert_.traffic.total_bytes() == expected_bytes(kWidth + 2 * kPerToken, kOut),
+           "expert_.traffic.total_bytes() == expected_bytes(kWidth + 2 * kPerToken, kOut)");
   }
 
   void check_backward() {
     const Tensor dx = tensor({kTokens, kWidth}, DType::kF32), dweights = tensor({kTokens, kPerToken}, DType::kF32);
     Context ctx = context();
-    expert_.bytes = 0;
+    expert_.traffic = {};
     dispatcher_.backward(
         ctx, dx, dweights, dy_, x_, chosen_,
         [&](Tensor dx_here, Tensor dweights_here, const Tensor& dy_here, const TokenDispatcher::Arrived& here) {
@@ -154,8 +135,8 @@ class Rank {
       for (int64_t j = 0; j < kWidth; ++j)
         expect(dx.data<float>()[n * kWidth + j] == sum, "dx.data<float>()[n * kWidth + j] == sum");
     }
-    expect(expert_.bytes == expected_bytes(kWidth + kOut + 2 * kPerToken, kWidth + kPerToken),
-           "expert_.bytes == expected_bytes(kWidth + kOut + 2 * kPerToken, kWidth + kPerToken)");
+    expect(expert_.traffic.total_bytes() == expected_bytes(kWidth + kOut + 2 * kPerToken, kWidth + kPerToken),
+           "expert_.traffic.total_bytes() == expected_bytes(kWidth + kOut + 2 * kPerToken, kWidth + kPerToken)");
   }
 
  private:
@@ -253,7 +234,8 @@ class Rank {
   }
 
   mutable std::set<std::string> problems_;
-  Counting expert_;
+  test::LateCommunicator late_;
+  test::CountingCommunicator expert_;
   const Pattern& pattern_;
   ExpertShare share_;
   int64_t blocks_;

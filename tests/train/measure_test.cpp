@@ -1,43 +1,16 @@
 // What Engine::measure says a rank sends and multiplies is what it does.
-#include "comm/forwarding.h"
 #include "comm/threads.h"
 #include "support/catch.h"
+#include "support/counting_communicator.h"
 #include "train/expert_case.h"
 #include "train/spread_layers.h"
 
-#include <algorithm>
 #include <mutex>
 
 using namespace sffn;
 using namespace sffn::test;
 
 namespace {
-
-// Counts what this rank sends, as the planned communicator does without sending.
-class Counting final : public ForwardingCommunicator {
- public:
-  Counting(Communicator& inner, Traffic& traffic) : ForwardingCommunicator(inner), traffic_(traffic) {}
-  void all_gather(Stream& stream, Tensor all, const Tensor& mine, std::span<const int64_t> counts) override {
-    const std::vector<int64_t> first(counts.size(), counts[0]);
-    const bool equal = std::equal(counts.begin(), counts.end(), first.begin());
-    for (int peer = 1; peer < size(); ++peer) {
-      (equal ? traffic_.all_gather : traffic_.uneven_all_gather) += {1, static_cast<double>(mine.bytes())};
-    }
-    ForwardingCommunicator::all_gather(stream, all, mine, counts);
-  }
-  void all_to_all(Stream& stream, Tensor recv, std::span<const int64_t> recv_counts, const Tensor& send,
-                  std::span<const int64_t> send_counts) override {
-    for (int peer = 0; peer < size(); ++peer) {
-      const int64_t rows = send_counts[static_cast<size_t>(peer)];
-      if (peer == rank() || rows == 0) continue;
-      traffic_.all_to_all += {1, static_cast<double>(send.slice(0, rows).bytes())};
-    }
-    ForwardingCommunicator::all_to_all(stream, recv, recv_counts, send, send_counts);
-  }
-
- private:
-  Traffic& traffic_;
-};
 
 bool same(const Traffic& a, const Traffic& b) {
   return a.all_gather == b.all_gather && a.uneven_all_gather == b.uneven_all_gather && a.all_to_all == b.all_to_all &&
@@ -50,17 +23,15 @@ int ranks_as_measured(const Config& config, const Layout& layout) {
   int as_measured = 0;
   run_threads(layout.ranks, [&](Communicator& world) {
     RankGroups groups(world, layout.expert);
-    Traffic data_traffic, expert_traffic, replica_traffic;
-    Counting data(world, data_traffic), expert(groups.expert(), expert_traffic),
-        replicas(groups.replicas(), replica_traffic);
+    CountingCommunicator data(world), expert(groups.expert()), replicas(groups.replicas());
     const Measurement measured = Engine::measure(config, world.rank(), world.size());
     Engine engine(config, {.world = &world, .data = &data, .expert = &expert, .replicas = &replicas}, cpu_runtime(),
                   measured.arenas);
     engine.initialise([&] { return std::vector<double>(static_cast<size_t>(config.model.vocab_size), 1); });
     run_step(engine, 1);
     const std::lock_guard<std::mutex> lock(guard);
-    as_measured += same(measured.traffic, data_traffic) && same(measured.expert_traffic, expert_traffic) &&
-                   same(measured.replica_traffic, replica_traffic);
+    as_measured += same(measured.traffic, data.traffic) && same(measured.expert_traffic, expert.traffic) &&
+                   same(measured.replica_traffic, replicas.traffic);
   });
   return as_measured;
 }

@@ -55,7 +55,8 @@ class Collectives {
     Arena scratch(cpu_runtime(), "scratch", 4 * kTreeExchangeBytes);
     const std::vector<Tensor> partials{tensor(all_)};
     return median_ms(ranks_, repeats_, [&] {
-      tree_reduce_scatter(stream_, ranks_, scratch, tree, tensor(other_).slice(0, share_), partials, owned);
+      tree_reduce_scatter(stream_, ranks_, scratch, tree, tensor(other_).slice(0, share_), partials, owned,
+                          tree_exchange_bytes(ranks_.size()));
     });
   }
 
