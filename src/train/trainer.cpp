@@ -2,7 +2,6 @@
 
 #include "comm/agree.h"
 #include "comm/groups.h"
-#include "config/resume.h"
 #include "core/fault.h"
 #include "core/file.h"
 #include "core/log.h"
@@ -15,6 +14,7 @@
 #include "train/engine.h"
 #include "train/evaluate.h"
 #include "train/memory_check.h"
+#include "train/resume_check.h"
 #include "train/schedule.h"
 #include "train/state.h"
 #include "train/training_data.h"
@@ -31,13 +31,6 @@ using Clock = std::chrono::steady_clock;
 
 double milliseconds_since(Clock::time_point start) {
   return std::chrono::duration<double, std::milli>(Clock::now() - start).count();
-}
-
-// data.train of a resolved configuration.
-Json train_paths(const Json& config) {
-  const Json* data = config.find("data");
-  const Json* train = data == nullptr ? nullptr : data->find("train");
-  return train == nullptr ? Json() : *train;
 }
 
 // " (layer 5: 12 scores of blocks are NaN)", or nothing.
@@ -63,9 +56,7 @@ class Run {
   void open_data();
   void find_start();
   void build();
-  void check_fingerprints();
   void make_hooks();
-  void check_resume() const;
   // What this rank was asked by signals, for the other ranks, and what any rank was asked.
   static Engine::Flags take_requests();
   void hear_requests(const StepNumbers& numbers);
@@ -121,33 +112,6 @@ void Run::open_data() {
   });
 }
 
-// What may not change between a save and its resume (config/resume.h), and the data.
-void Run::check_resume() const {
-  const FoundCheckpoint& found = *resume_.checkpoint;
-  const ResumeChanges changes = compare_for_resume(found.config, resolved_json(config_));
-  if (world_.rank() == 0) {
-    for (const std::string& change : changes.loud) log::warn("resume: ", change);
-  }
-  if (!changes.refused.empty()) {
-    throw UsageError(found.folder,
-                     cat("does not fit the configuration: ", changes.refused.front(),
-                         changes.refused.size() > 1 ? cat(" (and ", changes.refused.size() - 1, " more)") : "",
-                         "; use another --run, or --resume never"));
-  }
-  if (found.step > config_.train.steps) {
-    throw UsageError("train.steps",
-                     cat("is ", config_.train.steps, ", but ", found.folder, " is at step ", found.step));
-  }
-  const Json* dataset = found.trainer.find("dataset");
-  const bool same_paths = train_paths(found.config) == train_paths(resolved_json(config_));
-  if (dataset != nullptr && same_paths && *dataset != Json(data_->fingerprint().hex())) {
-    throw DamagedError(
-        config_.data.train.front().path,
-        "the training data is not what the checkpoint was trained on; restore it, or name the new data by "
-        "another path");
-  }
-}
-
 void Run::find_start() {
   beat_({.phase = "load"});
   lock_ = std::make_unique<RunLock>(world_, options_.run);
@@ -156,7 +120,8 @@ void Run::find_start() {
   int64_t blocks = 0;
   read.progress = [&] { beat_({.phase = "load", .item = ++blocks}); };
   resume_ = choose_resume(world_, options_.run, options_.resume, read);
-  if (resume_.checkpoint) together(world_, [&] { check_resume(); });
+  if (resume_.checkpoint)
+    together(world_, [&] { check_resume(world_, config_, data_->fingerprint(), *resume_.checkpoint); });
   step_ = resume_.checkpoint ? resume_.checkpoint->step : 0;
 }
 
@@ -181,27 +146,10 @@ void Run::build() {
     read.progress = [this, blocks = int64_t{0}]() mutable { beat_({.phase = "load", .item = ++blocks}); };
     resume_from(world_, *resume_.checkpoint, state.parameters, state.moments, read);
     state.host.store();
-    check_fingerprints();
+    check_fingerprints(world_, *engine_, *resume_.checkpoint);
     engine_->publish_values();
   } else {
     together(world_, [&] { engine_->initialise([&] { return training_token_counts(config_); }); });
-  }
-}
-
-// What the checkpoint's writers held is what these ranks hold now, block by block.
-void Run::check_fingerprints() {
-  const FoundCheckpoint& from = *resume_.checkpoint;
-  const Json* saved = from.trainer.find("fingerprints");
-  if (saved == nullptr) {
-    if (world_.rank() == 0) {
-      log::warn("resume: trainer.json of ", from.folder,
-                " has no fingerprints: whether every block is the one that was ", "saved is not checked");
-    }
-    return;
-  }
-  const std::string difference = first_difference(engine_->fingerprints(), fingerprints_from(*saved, from.folder));
-  if (!difference.empty()) {
-    throw DamagedError(from.folder, cat(difference, " is not what was saved: it is missing, there twice or elsewhere"));
   }
 }
 
