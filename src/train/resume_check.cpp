@@ -29,8 +29,7 @@ void check_resume(const Communicator& ranks, const Config& config, const Hash128
                          "; use another --run, or --resume never"));
   }
   if (found.step > config.train.steps) {
-    throw UsageError("train.steps",
-                     cat("is ", config.train.steps, ", but ", found.folder, " is at step ", found.step));
+    throw UsageError("train.steps", cat("is ", config.train.steps, ", but ", found.folder, " is at step ", found.step));
   }
   const Json* dataset = found.trainer.find("dataset");
   const bool same_paths = train_paths(found.config) == train_paths(resolved_json(config));
