@@ -13,7 +13,7 @@ namespace sffn {
 namespace {
 
 constexpr int64_t kWordBytes = 4;
-constexpr int64_t kPieceElements = int64_t{1} << 20;
+constexpr int64_t kPieceElements = int64_t{1} << 20;  // that come from a device at once
 
 // Every bit of seed, place and word moves every bit of the result: multiply and shift, twice.
 uint64_t mix(uint64_t seed, uint64_t place, uint32_t word) {
@@ -62,24 +62,27 @@ void FingerprintSums::add(Stream& stream, std::string_view name, const Tensor& p
                           int64_t block_elements) {
   const uint64_t seed = hash128(name).low;
   const int64_t words = static_cast<int64_t>(size_of(part.dtype())) / kWordBytes;  // of an element
-  const Tensor flat = part.view({part.numel()});
-  std::vector<std::byte> host;
-  for (int64_t at = 0; at < flat.numel();) {
-    const int64_t element = first + at;
-    int64_t count = std::min(kPieceElements, flat.numel() - at);
-    if (block_elements > 0) count = std::min(count, block_elements - element % block_elements);
-    const Tensor piece = flat.slice(at, count);
-    const std::byte* data = static_cast<const std::byte*>(piece.raw());
-    if (piece.device() != Device::cpu()) {
-      host.resize(piece.bytes());
-      stream.copy_to_host(host.data(), piece);
-      stream.synchronize();
-      data = host.data();
+  std::vector<uint64_t>& sums = sums_.at(block_elements > 0 ? layer_of(name) : "");
+  // Elements [element, element + count), block after block.
+  const auto add_up = [&](const std::byte* data, int64_t element, int64_t count) {
+    while (count > 0) {
+      const int64_t block = block_elements > 0 ? element / block_elements : 0;
+      const int64_t within = block_elements > 0 ? std::min(count, (block + 1) * block_elements - element) : count;
+      sums.at(static_cast<size_t>(block)) += sum_of(seed, static_cast<uint64_t>(element * words), data, within * words);
+      data += within * words * kWordBytes;
+      element += within;
+      count -= within;
     }
-    std::vector<uint64_t>& sums = sums_.at(block_elements > 0 ? layer_of(name) : "");
-    sums.at(static_cast<size_t>(block_elements > 0 ? element / block_elements : 0)) +=
-        sum_of(seed, static_cast<uint64_t>(element * words), data, count * words);
-    at += count;
+  };
+  const Tensor flat = part.view({part.numel()});
+  if (flat.device() == Device::cpu()) return add_up(static_cast<const std::byte*>(flat.raw()), first, flat.numel());
+  std::vector<std::byte> host;
+  for (int64_t at = 0; at < flat.numel(); at += kPieceElements) {
+    const Tensor piece = flat.slice(at, std::min(kPieceElements, flat.numel() - at));
+    host.resize(piece.bytes());
+    stream.copy_to_host(host.data(), piece);
+    stream.synchronize();
+    add_up(host.data(), first + at, piece.numel());
   }
 }
 

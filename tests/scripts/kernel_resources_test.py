@@ -38,9 +38,9 @@ class KernelResources(unittest.TestCase):
     def test_a_spill_beyond_that_of_the_table_is_named_with_its_architecture(self):
         row = "| add.cu | `add_kernel<float>` | 128 | 0 | 8 | {} |".format
         self.assertEqual(kernel_resources.more_spilled([row("16 / 0")], [row("16 / 8")]), [])
-        for now, table, architecture, numbers in (("16 / 4", "16 / 0", "sm_90a", (4, 0)), ("20 / 0", "16 / 0", "sm_80", (20, 16)),
+        for compiled, table, architecture, numbers in (("16 / 4", "16 / 0", "sm_90a", (4, 0)), ("20 / 0", "16 / 0", "sm_80", (20, 16)),
                                                   ("24", "24 / 20", "sm_90a", (24, 20))):
-            found = kernel_resources.more_spilled([row(now)], [row(table)])
+            found = kernel_resources.more_spilled([row(compiled)], [row(table)])
             self.assertEqual(found, ["add.cu `add_kernel<float>` spills {} bytes a thread on {}; in the table: {}".format(
                 numbers[0], architecture, numbers[1])])
         self.assertEqual(len(kernel_resources.more_spilled([row("4")], [])), 2)
