@@ -1,11 +1,12 @@
 #!/usr/bin/env bash
 # Everything there is to see on a machine with a GPU, in under ten minutes: the tests of the CUDA backend, the op tests
 # under compute-sanitizer, the CPU and the GPU in lockstep, and the benchmarks, PyTorch beside them where it is installed.
-#   scripts/gpu_check.sh [--build DIR] [--out DIR] [--seconds N] [--slots NAME,…] [--peers FILE] [--list]
+#   scripts/gpu_check.sh [--build DIR] [--out DIR] [--seconds N] [--slots NAME,…] [--peers FILE] [--commit REV] [--list]
 # --build     a build of the preset cuda made elsewhere, with the same CUDA major version; else it is built here, first
 # --out       default docs/benchmarks/DATE-CARD: result.json and README.md, written again as each slot ends
 # --seconds   590: what has not begun by then is left out, and said so
 # --slots     only these; --list names them. --peers: commands of other programs (tools/bench/peers.py)
+# --commit    what was checked, where this folder is no work tree of git or an old one; else git's HEAD, marked if changed
 # Exit code 0 where every slot that ran is good, 1 where one is not, 2 without a GPU.
 set -euo pipefail
 source "$(dirname "$0")/common.sh"
@@ -16,8 +17,8 @@ while [ $# -gt 0 ]; do
   case $1 in
     --build) build_dir=${2:?}; shift 2 ;;
     --list) list=true; shift ;;
-    --out | --seconds | --slots | --peers) shift 2 ;;
-    *) die "scripts/gpu_check.sh: unknown argument $1; known: --build, --out, --seconds, --slots, --peers, --list" ;;
+    --out | --seconds | --slots | --peers | --commit) shift 2 ;;
+    *) die "scripts/gpu_check.sh: unknown argument $1; known: --build, --out, --seconds, --slots, --peers, --commit, --list" ;;
   esac
 done
 $list && exec python3 "$root/scripts/gpu_check.py" --list

@@ -55,6 +55,22 @@ def compared(rows):
                  [[row["name"], row["precision"], "yes" if row["agree"] else "**no**", worst(row)] for row in rows])
 
 
+def ranks(result):
+    def cells(row):
+        errors = [f"{row[key]:.1e}" if key in row else "-" for key in ("loss", "grad_norm")]
+        return [row["name"], ", ".join(row["parallel"]), "yes" if row["agree"] else "**no**", *errors]
+
+    lines = table(["configuration", "`parallel`", "agree", "worst error of the loss", "of the gradient's norm"],
+                  map(cells, result["rows"]))
+    for row in result["rows"]:
+        if "error" in row:
+            lines += ["", f"{row['name']}:", "", "```", row["error"], "```"]
+    links = result["links"]
+    if "error" in links:
+        return lines + ["", "`sffn bench comm`:", "", "```", links["error"], "```"]
+    return lines + ["", f"Both through the loopback, by `sffn bench comm`: `{links['network']}`"]
+
+
 def section(name, slot):
     lines = [f"## {name}: {slot['title']}", "", f"{slot['status']}" + (f", {slot['seconds']} s" if "seconds" in slot else "")]
     if "error" in slot:
@@ -68,6 +84,8 @@ def section(name, slot):
         lines += [""] + step(result)
     elif name == "compare" and "rows" in result:
         lines += [""] + compared(result["rows"])
+    elif name == "ranks" and "rows" in result:
+        lines += [""] + ranks(result)
     elif "rows" in result:
         lines += ["", join_peers.table(result["rows"])]
     return lines

@@ -118,8 +118,10 @@ int run_ops(World& world, const Arguments& arguments) {
 
 int run_comm(World& world, const Arguments& arguments) {
   log::start(world.ranks().rank(), arguments.json, arguments.json);
-  log_world(world, cpu_device(world));
-  const Json report = bench_comm(world);
+  const OpenDevice device = open_device(arguments.backend.empty() ? "auto" : arguments.backend, world);
+  log_world(world, device);
+  const Json report =
+      bench_comm(*device.ranks, *device.runtime, world.placement(), static_cast<int>(arguments.repeats));
   if (world.ranks().rank() != 0) return 0;
   if (arguments.json)
     print_json(report);
@@ -180,6 +182,9 @@ void add_bench_command(CLI::App& app, Chosen& chosen) {
   });
 
   CLI::App* comm = command->add_subcommand("comm", "the collectives of a step; start it under mpirun");
+  comm->add_option("--repeats", arguments->repeats, "calls of each (101 of up to 256 KiB, 9 of more)")
+      ->check(CLI::Range(1, 1000));
+  comm->add_option("--backend", arguments->backend, "auto | cpu | cuda");
   comm->add_flag("--json", arguments->json, "for machines");
   comm->footer("Example:\n  mpirun -np 2 sffn bench comm");
   comm->callback([arguments, &chosen] {

@@ -10,8 +10,10 @@
 #include "kernels/ops.h"
 
 #include <algorithm>
+#include <cstdlib>
 #include <iterator>
 #include <sstream>
+#include <utility>
 
 namespace sffn {
 namespace {
@@ -29,12 +31,13 @@ std::vector<std::string> split(const std::string& text) {
   return {std::istream_iterator<std::string>(words), {}};
 }
 
-// Not collective: rank `rank_on_host` of those that see `visible`.
-DeviceRuntime& open_gpu(const std::vector<std::string>& visible, int rank_on_host) {
+// Not collective: rank `rank_on_host` of those that see `visible` and have these NCCL_HOSTID.
+DeviceRuntime& open_gpu(const std::vector<std::string>& visible, const std::vector<std::string>& host_ids,
+                        int rank_on_host) {
   std::vector<std::vector<std::string>> views;
   for (const std::string& view : visible) views.push_back(split(view));
   if (views[static_cast<size_t>(rank_on_host)].empty()) require_gpu(0);  // says why there is none
-  return cuda_runtime(gpu_of_rank(views, rank_on_host));
+  return cuda_runtime(gpu_of_rank(std::move(views), host_ids, rank_on_host));
 }
 
 std::string auto_backend(Communicator& ranks) {
@@ -80,7 +83,9 @@ OpenDevice open_device(const std::string& backend, World& world) {
   std::string visible;
   together(world.ranks(), [&] { visible = joined(visible_gpus()); });
   const std::vector<std::string> of_host = gather_texts(world.host(), visible);
-  together(world.ranks(), [&] { opened.runtime = &open_gpu(of_host, world.host().rank()); });
+  const char* host_id = std::getenv("NCCL_HOSTID");
+  const std::vector<std::string> host_ids = gather_texts(world.host(), host_id == nullptr ? "" : host_id);
+  together(world.ranks(), [&] { opened.runtime = &open_gpu(of_host, host_ids, world.host().rank()); });
   opened.ranks_on_gpu = make_nccl_communicator(world.ranks().split(0, world.ranks().rank()), *opened.runtime);
   opened.ranks = opened.ranks_on_gpu.get();
   std::string gpu;

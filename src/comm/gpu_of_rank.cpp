@@ -32,4 +32,11 @@ int gpu_of_rank(const std::vector<std::vector<std::string>>& visible, int rank) 
   return gpus[static_cast<size_t>(rank)];
 }
 
+int gpu_of_rank(std::vector<std::vector<std::string>> visible, const std::vector<std::string>& host_ids, int rank) {
+  for (size_t r = 0; r < visible.size(); ++r) {
+    for (std::string& gpu : visible[r]) gpu = host_ids[r] + " " + gpu;
+  }
+  return gpu_of_rank(visible, rank);
+}
+
 }  // namespace sffn

@@ -9,7 +9,7 @@ namespace sffn {
 
 // Tensors on the runtime's GPU go through NCCL on the caller's stream; tensors and values of the host through `host`,
 // which this one owns, after the work that it gave to NCCL has ended: MPI beside NCCL in flight can deadlock. One rank
-// needs no NCCL. Collective over host; its ranks must have different GPUs.
+// needs no NCCL. Collective over host; its ranks must have different GPUs, or different NCCL_HOSTID.
 // A failed transfer is a RunError of the next call; the communicator is then aborted and of no further use.
 std::unique_ptr<Communicator> make_nccl_communicator(std::unique_ptr<Communicator> host, DeviceRuntime& runtime);
 

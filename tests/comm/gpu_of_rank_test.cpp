@@ -46,3 +46,19 @@ TEST_CASE("two ranks that would share a GPU are named", "[comm]") {
   CHECK(caught.code == ExitCode::kUsage);
   CHECK(caught.says("ranks 1 and 3 of a node would share a GPU"));
 }
+
+// Kills: a host id that is not looked at, one that is looked at within a view only; ranks of one host id that share a
+// GPU; an order of GPUs that depends on the ids.
+TEST_CASE("ranks of different NCCL_HOSTID take GPUs as on nodes of their own, those of the same share none", "[comm]") {
+  const Views one_gpu = {{"a"}, {"a"}}, two_gpus(4, {"a", "b"});
+  CHECK(gpu_of_rank(one_gpu, {"0", "1"}, 0) == 0);
+  CHECK(gpu_of_rank(one_gpu, {"0", "1"}, 1) == 0);
+  const std::vector<std::string> pairs = {"y", "x", "y", "x"};
+  for (int rank = 0; rank < 4; ++rank) CHECK(gpu_of_rank(two_gpus, pairs, rank) == rank / 2);
+  CHECK(gpu_of_rank({{"a", "b"}, {"b", "a"}}, {"0", "1"}, 1) == 0);
+  for (const char* same : {"", "node"}) {
+    const Caught caught = error_of([&] { gpu_of_rank(one_gpu, {same, same}, 1); });
+    CHECK(caught.code == ExitCode::kUsage);
+    CHECK(caught.says("2 ranks of a node for 1 GPU"));
+  }
+}

@@ -34,7 +34,7 @@ class FakeRun(unittest.TestCase):
 
     def check(self, slots, seconds=60):
         options = argparse.Namespace(build=self.folder, out=os.path.join(self.folder, "out"), seconds=seconds, small=True,
-                                     peers=None)
+                                     peers=None, commit="abc")
         with contextlib.redirect_stdout(io.StringIO()):
             return gpu_check.check(options, slots)
 
@@ -80,6 +80,80 @@ class FakeRun(unittest.TestCase):
         self.assertIn("left out", report["slots"]["late"]["status"])
         self.assertNotIn("seconds", report["slots"]["late"])
 
+    def program(self, text):
+        os.makedirs(os.path.join(self.folder, "tools"))
+        path = os.path.join(self.folder, "tools", "sffn")
+        with open(path, "w") as file:
+            file.write("#!/bin/sh\n" + text)
+        os.chmod(path, 0o755)
+
+    # Kills: two ranks with the same host id, an error without what the ranks said, a hang that takes the slot's time.
+    @unittest.skipUnless(shutil.which("mpirun"), "there is no mpirun")
+    def test_two_ranks_that_fail_or_hang_say_so_in_the_result_and_the_table(self):
+        self.program('''[ "$1" = --version ] && exit
+[ "$1" = bench ] && exec sleep 60
+if [ -n "$OMPI_COMM_WORLD_RANK" ]; then echo "rank $OMPI_COMM_WORLD_RANK calls itself $NCCL_HOSTID" >&2; exit 1; fi
+mkdir "$4"
+for step in 1 2 3 4 5 6; do echo '{"step": '$step', "loss": 2, "grad_norm": 1}'; done >"$4/metrics.jsonl"
+''')
+        begin = time.monotonic()
+        report = self.check([("ranks", "two", 14, gpu_check.ranks)])
+        self.assertLess(time.monotonic() - begin, 30)
+        self.assertEqual(self.written()["machine"]["commit"], "abc")
+        slot = report["slots"]["ranks"]
+        self.assertEqual(slot["status"], "bad")
+        self.assertEqual(len(slot["result"]["rows"]), 3)
+        for ran in slot["result"]["rows"]:
+            self.assertFalse(ran["agree"])
+            self.assertIn("exit code 1\n", ran["error"])
+            self.assertRegex(ran["error"], "rank 0 calls itself 0|rank 1 calls itself 1")
+        self.assertIn("exit code", slot["result"]["links"]["error"])
+        text = gpu_check_report.markdown(report)
+        self.assertIn("| avg_k | expert=2, dispatch=gather, expert_chunk=96 | **no** | - | - |", text)
+        self.assertRegex(text, "rank 0 calls itself 0|rank 1 calls itself 1")
+
+    # Kills: the last step alone, an absolute error, one tolerance for both, a lost step that nobody misses.
+    def test_the_worst_step_decides(self):
+        one = [{"loss": 100.0, "grad_norm": 0.01} for _ in range(gpu_check.RANK_STEPS)]
+
+        def held(**first):
+            return gpu_check.hold_against([{**one[0], **first}] + one[1:], one)
+
+        self.assertEqual(held(), {"agree": True, "loss": 0, "grad_norm": 0})
+        self.assertTrue(held(loss=100.0009)["agree"])
+        self.assertAlmostEqual(held(loss=99.99)["loss"], 1e-4)
+        self.assertFalse(held(loss=99.99)["agree"])
+        self.assertTrue(held(grad_norm=0.0100005)["agree"])
+        self.assertFalse(held(grad_norm=0.010002)["agree"])
+        self.assertFalse(held(loss=float("nan"))["agree"])
+        with self.assertRaises(RuntimeError):
+            gpu_check.hold_against(one[1:], one)
+
+
+class Commit(unittest.TestCase):
+    # Kills: the commit of a folder above, a changed tree that bears a commit's name.
+    @unittest.skipUnless(shutil.which("git"), "there is no git")
+    def test_a_changed_tree_is_marked_and_a_folder_without_git_has_none(self):
+        with tempfile.TemporaryDirectory() as folder:
+            inner = os.path.join(folder, "copy")
+            os.mkdir(inner)
+            path = os.path.join(folder, "file")
+
+            def git(*words):
+                subprocess.run(["git", "-C", folder, "-c", "user.name=n", "-c", "user.email=e", *words], check=True,
+                               stdout=subprocess.DEVNULL)
+
+            with open(path, "w") as file:
+                file.write("a")
+            git("init", "-q")
+            git("add", "file")
+            git("commit", "-qm", "a")
+            self.assertRegex(gpu_check.commit_of(folder), "^[0-9a-f]+$")
+            with open(path, "a") as file:
+                file.write("b")
+            self.assertRegex(gpu_check.commit_of(folder), "^[0-9a-f]+-dirty$")
+            self.assertIsNone(gpu_check.commit_of(inner))
+
 
 class Report(unittest.TestCase):
     # Kills: a column that another key fills, a null that is printed as a number, a kernel lost from the sum of the rest.
@@ -94,6 +168,8 @@ class Report(unittest.TestCase):
             "compare": {"title": "c", "status": "bad", "limit_s": 9, "result": {"rows": [
                 {"name": "avg_k", "precision": "bf16", "agree": False,
                  "first": {"name": "hidden.0", "error": 0.5, "tolerance": 0.05}, "worst": None}]}},
+            "ranks": {"title": "r", "status": "good", "limit_s": 9, "result": {"links": {"network": "per_node=2"}, "rows": [
+                {"name": "dense", "parallel": ["zero=1"], "agree": True, "loss": 1e-7, "grad_norm": 2e-6}]}},
             "A": {"title": "a", "status": "good", "limit_s": 9, "result": {"suspect": ["copy 8"], "rows": [
                 {**row("copy", 0.25, gb_per_s=4300.0, of_roofline=0.9), "peers": {"torch": {"ms": 0.5, "ratio": 2.0}}},
                 {**row("add", 0.125), "peers": {}}]}}}}
@@ -102,7 +178,8 @@ class Report(unittest.TestCase):
                      "Memory 32.5 GB", "| `kernel_0` | 2 | 1.000 | 1.0% | 1000 | - | 25.0% |",
                      "| 5 others | 10 | 90.000 | 5.0% |", "hidden.0: 5.0e-01 of 5e-02", "| avg_k | bf16 | **no** |",
                      "| copy | 8x8 bf16 | 0.2500 | - | 4300 | - | 0.900 | - | - | 0.5000 (2.00) |",
-                     "| add | 8x8 bf16 | 0.1250 | - | - | - | - | - | - | - |", "copy 8"):
+                     "| add | 8x8 bf16 | 0.1250 | - | - | - | - | - | - | - |", "copy 8",
+                     "| dense | zero=1 | yes | 1.0e-07 | 2.0e-06 |", "`per_node=2`"):
             self.assertIn(part, text)
         self.assertNotIn("kernel_15`", text)
         self.assertNotIn("None", text)
@@ -160,7 +237,8 @@ class OnTheExecutor(unittest.TestCase):
             self.skipTest("no --build")
         with tempfile.TemporaryDirectory() as folder:
             ran = subprocess.run([sys.executable, os.path.join(ROOT, "scripts", "gpu_check.py"), "--build", BUILD, "--out",
-                                  folder, "--small", "--slots", "compare,A,E-124m,D-64,B,C", "--seconds", "500"],
+                                  folder, "--small", "--slots", "compare,ranks,A,E-124m,D-64,B,C", "--seconds",
+                                  "500"],
                                  stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False)
             self.assertEqual(ran.returncode, 0, ran.stdout)
             with open(os.path.join(folder, "result.json")) as file:
@@ -176,6 +254,8 @@ class OnTheExecutor(unittest.TestCase):
             if layer["name"].startswith("sffn"):
                 self.assertLess(layer["error"], 0.02)
         self.assertIn("adamw_kernel<", json.dumps(slots["E-124m"]["result"]))
+        if shutil.which("mpirun"):
+            self.assertIn("per_node=2", slots["ranks"]["result"]["links"]["network"])
         self.assertRegex(text, r"\| `\w+_kernel<[^`]+>` \| \d+ \|")  # the slowest, which are others on each machine
         for part in ("| sffn_forward_grouped |", "| avg_k | fp32 | yes |"):
             self.assertIn(part, text)
