@@ -171,11 +171,14 @@ __global__ void __launch_bounds__(GroupProduct<kUnitColumns>::kThreads, GroupPro
 #endif
 }
 
-constexpr int kSumThreads = 256, kSumColumns = 8, kSumBatch = 8;
+constexpr int kSumThreads = 256, kSumColumns = 8;
 
-// A thread has 8 columns of one token; it asks for 8 products at a time, those of dropped choices too, whose places are
-// not written. For three blocks a multiprocessor, because for more the compiler would ask for one when it adds it.
-__global__ void __launch_bounds__(kSumThreads, 3) sum_products_kernel(Combination<bfloat16> c, Products p) {
+// A thread has 8 columns of one token; it asks for kSumBatch products at a time, those of dropped choices too, whose
+// places are not written. For so many blocks a multiprocessor, because for more the compiler would ask for one product
+// when it adds it.
+template <int kSumBatch>
+__global__ void __launch_bounds__(kSumThreads, kSumBatch == 8 ? 3 : 5)
+    sum_products_kernel(Combination<bfloat16> c, Products p) {
   using Term = Pack<bfloat16, kSumColumns>;
   const auto pitch = static_cast<unsigned>(p.end - p.column), packs = pitch / kSumColumns;
   const auto b = static_cast<int>(c.rows.per_token);
@@ -301,7 +304,8 @@ void combine_on_tensor_cores(Stream& stream, const Combination<bfloat16>& c) {
       : warpgroups ? multiply_rows_on_warpgroups(stream, work, p)
                    : multiply_rows<64>(stream, work, p);
       if (alone) continue;
-      launch(stream, sum_products_kernel, {blocks_for(tokens * columns / kSumColumns, kSumThreads), kSumThreads},
+      launch(stream, c.rows.per_token > 4 ? sum_products_kernel<8> : sum_products_kernel<4>,
+             {blocks_for(tokens * columns / kSumColumns, kSumThreads), kSumThreads},
              Work{moved + bytes_for<bfloat16>((c.accumulate ? 2 : 1) * tokens * columns) +
                   bytes_for<int32_t>((c.weights != nullptr ? 2 : 1) * choices)},
              c, p);

@@ -78,7 +78,7 @@ class ProductCopies {
     const int row = row_of_thread(), column = column_of_thread();
     bfloat16* left = piece_at(stage.left, row, column / kPiece);
     SFFN_UNROLL for (int i = 0; i < kRows; ++i) {
-      copy_async<16>(left + i * kStep * kPanelWidth, left_[i], row + i * kStep < rows_ && k_ + column < depth_);
+      copy_row_async(left + i * kStep * kPanelWidth, left_[i], row + i * kStep < rows_ && k_ + column < depth_);
       left_[i] += kPanelWidth;
     }
     bfloat16* w = piece_at(stage.w, row, column / kPiece);
@@ -168,15 +168,17 @@ __device__ __forceinline__ void multiply_units(const BlockProduct& p, RowOf&& ro
       wait_for_copies<kStages - 3>();
       publish_copies();
       __syncthreads();  // this step is there, and no warpgroup multiplies the one before the last any more
-      begin_products();
-      SFFN_UNROLL for (int i = 0; i < kPanelWidth; i += 16) {
-        const bfloat16* w = stages[stage].w;
-        add_products<kAcross>(
-            sum, describe_along(stages[stage].left, row, i),
-            kAcross ? describe_across(w, kPanelWidth * kPanelWidth * sizeof(bfloat16), i) : describe_along(w, 0, i),
-            k + i > 0);
+      if (unit.tile.first + row < unit.tile.last) {  // else the warpgroup has no row
+        begin_products();
+        SFFN_UNROLL for (int i = 0; i < kPanelWidth; i += 16) {
+          const bfloat16* w = stages[stage].w;
+          add_products<kAcross>(
+              sum, describe_along(stages[stage].left, row, i),
+              kAcross ? describe_across(w, kPanelWidth * kPanelWidth * sizeof(bfloat16), i) : describe_along(w, 0, i),
+              k + i > 0);
+        }
+        commit_products();
       }
-      commit_products();
       copies.ask(stages[(stage + kStages - 2) % kStages]);
       commit_copies();
       wait_for_products<1>(sum);

@@ -7,12 +7,13 @@
 #include "kernels/cuda/launch.cuh"
 #include "kernels/cuda/reduce.cuh"
 #include "kernels/cuda/scan.cuh"
+#include "kernels/cuda/unroll.cuh"
 #include "kernels/ops.h"
 
 namespace sffn::cuda {
 namespace {
 
-constexpr int kThreads = 256;
+constexpr int kThreads = 256, kAtOnce = 8;  // choices that a thread asks for
 constexpr int64_t kTile = 8192;              // choices of a block of threads
 constexpr int64_t kMostSharedCounts = 8192;  // 32 KiB
 
@@ -23,9 +24,14 @@ __global__ void count_shared_kernel(int32_t* counts, const int32_t* blocks, int6
   __syncthreads();
   const int64_t s = blockIdx.x / tiles, begin = blockIdx.x % tiles * kTile;
   const int64_t end = begin + kTile < group ? begin + kTile : group;
-  for (int64_t c = begin + threadIdx.x; c < end; c += kThreads) {
-    const int32_t block = blocks[s * group + c];
-    if (block >= 0) atomicAdd(&here[block], 1);
+  for (int64_t c = begin + threadIdx.x; c < end; c += kThreads * kAtOnce) {
+    int32_t block[kAtOnce];
+    SFFN_UNROLL for (int u = 0; u < kAtOnce; ++u) {
+      block[u] = c + u * kThreads < end ? blocks[s * group + c + u * kThreads] : -1;
+    }
+    SFFN_UNROLL for (int u = 0; u < kAtOnce; ++u) {
+      if (block[u] >= 0) atomicAdd(&here[block[u]], 1);
+    }
   }
   __syncthreads();
   for (int64_t i = threadIdx.x; i < B; i += kThreads) {

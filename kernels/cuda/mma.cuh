@@ -129,6 +129,17 @@ __device__ __forceinline__ void copy_async(void* shared, const void* global, boo
   simt::copy_async(shared, copied ? global : nullptr, kBytes);
 #endif
 }
+// 16 bytes of a row whose next ones will be asked for soon: L2 reads the 256 around them.
+__device__ __forceinline__ void copy_row_async(void* shared, const void* global, bool copied) {
+#ifdef __CUDACC__
+  const auto address = static_cast<uint32_t>(__cvta_generic_to_shared(shared));
+  asm volatile("cp.async.cg.shared.global.L2::256B [%0], [%1], 16, %2;\n" ::"r"(address), "l"(global),
+               "r"(copied ? 16 : 0)
+               : "memory");
+#else
+  copy_async<16>(shared, global, copied);
+#endif
+}
 // Ends a group: the calling thread's copies since the last one.
 __device__ __forceinline__ void commit_copies() {
 #ifdef __CUDACC__
