@@ -8,11 +8,11 @@ namespace {
 Shape shape_in_memory(const ParamSpec& spec) {
   const int rank = spec.shape.rank();
   if (spec.held.count > 0) {
-    SFFN_CHECK((rank == 1 || rank == 2) && spec.padded_rows == 0 && spec.held.first >= 0 &&
-                   spec.held.first + spec.held.count <= spec.shape[0],
+    SFFN_CHECK((rank == 1 || rank == 2) && spec.padded_rows == 0 && spec.shape[0] % spec.parts == 0 &&
+                   spec.held.first >= 0 && spec.held.first + spec.held.count <= spec.shape[0] / spec.parts,
                spec.name, ": cannot hold rows ", spec.held.first, " to ", spec.held.first + spec.held.count, " of ",
-               spec.shape.str());
-    return rank == 1 ? Shape{spec.held.count} : Shape{spec.held.count, spec.shape[1]};
+               spec.shape.str(), " in ", spec.parts, " parts");
+    return rank == 1 ? Shape{spec.held_rows()} : Shape{spec.held_rows(), spec.shape[1]};
   }
   if (spec.padded_rows == 0) return spec.shape;
   SFFN_CHECK((rank == 1 || rank == 2) && spec.padded_rows >= spec.shape[0], spec.name, ": cannot pad ",
@@ -28,6 +28,16 @@ DType type_of(StateSpec::Kind kind, DType dtype) {
 int64_t aligned(int64_t count) { return (count + ParamStore::kAlign - 1) / ParamStore::kAlign * ParamStore::kAlign; }
 
 }  // namespace
+
+std::vector<ElementRun> ParamSpec::runs() const {
+  if (held.count == 0) return {{.count = shape.numel()}};
+  std::vector<ElementRun> found;
+  const int64_t count = held.count * row_elements(), of_part = shape.numel() / parts;
+  for (int64_t part = 0; part < parts; ++part) {
+    found.push_back({part * count, part * of_part + held.first * row_elements(), count});
+  }
+  return found;
+}
 
 Param& ParamStore::add(ParamSpec spec) {
   SFFN_CHECK(find(spec.name) == nullptr, "the parameter ", spec.name, " was added twice");

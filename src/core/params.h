@@ -27,20 +27,26 @@ struct RowRange {
   int64_t first = 0, count = 0;
 };
 
+// Elements [at, at + count) of a parameter in memory are [first, first + count) of the checkpoint's tensor.
+struct ElementRun {
+  int64_t at = 0, first = 0, count = 0;
+};
+
 struct ParamSpec {
   std::string name;  // as in checkpoints
   Shape shape;       // as in checkpoints
   Init init = {};
   Storage storage = Storage::kMatrix;
-  RowRange held = {};       // rows of `shape` on this rank; a count of 0: all of them
+  int64_t parts = 1;        // of `shape`'s rows, as many in each, one part after another
+  RowRange held = {};       // rows of every part on this rank; a count of 0: all of them
   int64_t block_rows = 0;   // of one block of a sparse layer; 0: not a table of blocks
   int64_t padded_rows = 0;  // rows in memory when more than shape[0]: they stay zero and are never saved
   bool decay() const { return shape.rank() >= 2; }  // weight decay acts on tensors of rank >= 2, embeddings included
-  int64_t held_rows() const { return held.count > 0 ? held.count : shape[0]; }
+  int64_t held_rows() const { return held.count > 0 ? parts * held.count : shape[0]; }
   int64_t row_elements() const { return shape.numel() / shape[0]; }
-  // Elements of the checkpoint's tensor on this rank: [first_element, first_element + held_elements).
-  int64_t first_element() const { return held.first * row_elements(); }
   int64_t held_elements() const { return held_rows() * row_elements(); }
+  // Where in the checkpoint's tensor the elements on this rank are, in the order of both.
+  std::vector<ElementRun> runs() const;
 };
 
 struct Param {

@@ -13,11 +13,12 @@ BlockStore BlockStore::add(const FfnBuild& build, const BlockShape& shape) {
   const std::string name = cat("layers.", build.layer, ".ffn.");
   const int64_t key_width = shape.key_width(d);
   ParamStore& params = build.share.spread() ? *build.blocks : build.params;
-  const RowRange held = build.share.spread() ? build.share.rows(shape.cells) : RowRange{};
+  const RowRange held = build.share.spread() ? build.share.rows(shape.cells / shape.sub_layers) : RowRange{};
   const auto table = [&](const char* what, int64_t width, const Init& init) {
     return &params.add({.name = name + what,
                         .shape = {shape.cells, width},
                         .init = init,
+                        .parts = shape.sub_layers,
                         .held = held,
                         .block_rows = shape.block_size});
   };
@@ -29,6 +30,7 @@ BlockStore BlockStore::add(const FfnBuild& build, const BlockShape& shape) {
       tables.key_bias = &params.add({.name = name + "keys.bias",
                                      .shape = {shape.cells},
                                      .storage = Storage::kVector,
+                                     .parts = shape.sub_layers,
                                      .held = held,
                                      .block_rows = shape.block_size});
     }

@@ -1,5 +1,6 @@
 // The memory of a sparse layer: M = B·G cells, one row a cell in each table, so that block i is the slab of rows
-// [i·G, (i+1)·G) (methods.md section 1).
+// [i·G, (i+1)·G) (methods.md section 1). Of R expert ranks each holds B/R blocks, those at its place of every
+// sub-layer.
 #pragma once
 #include "config/config.h"
 #include "core/params.h"
@@ -17,6 +18,7 @@ struct FfnBuild;
 struct BlockShape {
   int64_t cells = 0;       // M
   int64_t block_size = 0;  // G
+  int64_t sub_layers = 1;  // parts of the cells, one after another, as many blocks in each
   int64_t per_token = 0;   // b: chosen blocks of a token; of heads together, which may choose alike
   int64_t key_rank = 0;    // width of a key; 0: the model's
   int64_t d_ff = 0;        // of the dense layer it stands for; M = expansion · d_ff
@@ -31,6 +33,7 @@ struct BlockShape {
     return local;
   }
   int64_t blocks() const { return cells / block_size; }            // B
+  int64_t shared_blocks() const { return blocks() / sub_layers; }  // what expert ranks share: every sub-layer has them
   int64_t active_cells() const { return per_token * block_size; }  // k
   int64_t key_width(int64_t d) const { return key_rank > 0 ? key_rank : d; }
 };

@@ -4,7 +4,6 @@
 #include "kernels/ops.h"
 
 #include <algorithm>
-#include <cmath>
 #include <memory>
 #include <span>
 #include <utility>
@@ -47,33 +46,6 @@ void return_expert_rows(Context& ctx, Tensor out, const Tensor& all, const Tenso
   ops::sum_parts(ctx.stream, out, parts, bias);
 }
 
-TokenBytes TokenBytes::forward(int64_t W, int64_t D, int64_t b, bool weighs, int64_t value_bytes) {
-  return {.there = static_cast<double>(W * value_bytes),
-          .back = static_cast<double>(D * value_bytes),
-          .list = static_cast<double>(b * (weighs ? 8 : 4))};
-}
-
-TokenBytes TokenBytes::backward(int64_t W, int64_t D, int64_t b, bool weighs, int64_t value_bytes) {
-  return {.there = static_cast<double>((W + D) * value_bytes),
-          .back = static_cast<double>(W * value_bytes + (weighs ? 4 * b : 0)),
-          .list = static_cast<double>(b * (weighs ? 8 : 4))};
-}
-
-// Of b choices a token's lie on R(1 - (1 - 1/R)^b) ranks, of which one in R is its own.
-DispatchVolume dispatch_volume(int64_t ranks, int64_t chosen, const TokenBytes& token) {
-  const auto R = static_cast<double>(ranks), b = static_cast<double>(chosen);
-  const double away = (R - 1) / R, hit = R * (1 - std::pow(1 - 1 / R, b)), one = token.there + token.back + token.list;
-  return {.gather = (R - 1) * one,
-          .all_to_all = hit * away * one,
-          .naive = b * away * (token.there + token.back) + away * token.list};
-}
-
-Dispatch choose_dispatch(Dispatch wanted, const DispatchVolume& volume, bool is_cuda) {
-  if (wanted != Dispatch::kAuto) return wanted;
-  constexpr double kWorthWaiting = 0.9;
-  return !is_cuda && volume.all_to_all < kWorthWaiting * volume.gather ? Dispatch::kAllToAll : Dispatch::kGather;
-}
-
 namespace {
 
 // The chunks of one pass. Legend: a lane is the memory of one chunk under way; two serve, because a chunk sets out when
@@ -81,37 +53,26 @@ namespace {
 // routes.
 class Pipeline {
  public:
-  // What the blocks need of the tokens; absent parts do not travel.
-  struct There {
-    Tensor x, dy, kept, weights;
-  };
-  // What comes back: out = Σ_r of the ranks' rows, + bias.
-  struct Back {
-    Tensor out, bias;
-    const char* what;
-  };
-  // here [N', C]: of each Back what to fill in.
-  using Work = std::function<void(std::span<const Tensor> here, const Tensor& dy, const TokenDispatcher::Arrived&)>;
-
-  Pipeline(Context& ctx, const ExpertShare& share, int64_t local_blocks, Dispatch dispatch, There there,
-           std::vector<Back> back)
+  // choices [N, b]: by which tokens go to ranks; absent: every token to every rank.
+  Pipeline(Context& ctx, const ExpertShare& share, const Tensor& choices, int64_t local_blocks,
+           std::vector<Tensor> there, std::vector<Returned> back)
       : ctx_(ctx),
         share_(share),
-        local_blocks_(local_blocks),
+        choices_(choices),
         there_(std::move(there)),
         back_(std::move(back)),
-        tokens_(there_.kept.rows()),
+        tokens_(std::find_if(there_.begin(), there_.end(), [](const Tensor& t) { return t.defined(); })->rows()),
         chunks_((tokens_ + share.chunk - 1) / share.chunk) {
-    if (dispatch == Dispatch::kAllToAll) counts_ = count_rows_by_rank(ctx, share, local_blocks, there_.kept);
+    if (choices_.defined()) counts_ = count_rows_by_rank(ctx, share, local_blocks, choices_);
     const int64_t most = std::min(share_.chunk, tokens_);
     for (int64_t i = 0; i < std::min<int64_t>(chunks_, 3); ++i) {
-      routes_.push_back(dispatch == Dispatch::kGather ? make_gather_route(share_)
-                                                      : make_all_to_all_route(ctx_, share_, local_blocks_, most));
+      routes_.push_back(choices_.defined() ? make_all_to_all_route(ctx_, share_, local_blocks, most)
+                                           : make_gather_route(share_));
     }
     for (int64_t i = 0; i < std::min<int64_t>(chunks_, 2); ++i) lanes_.push_back(make_lane(most));
   }
 
-  void run(const Work& work) {
+  void run(const TokenWork& work) {
     if (chunks_ == 0) return;
     set_out(0);
     for (int64_t chunk = 0; chunk < chunks_; ++chunk) {
@@ -126,22 +87,18 @@ class Pipeline {
 
  private:
   struct Lane {
-    RowsUnderWay x, dy, kept, weights;
-    std::vector<RowsUnderWay> back;
+    std::vector<RowsUnderWay> there, back;  // those of absent parts are not defined
   };
 
   // For chunks of this many tokens.
   Lane make_lane(int64_t most) {
     Lane lane;
-    const auto there = [&](const Tensor& rows, const char* what) {
-      if (!rows.defined()) return RowsUnderWay();
-      return routes_[0]->outbound(ctx_, most, rows.cols(), rows.dtype(), what);
-    };
-    lane.x = there(there_.x, "tokens of the expert ranks");
-    lane.dy = there(there_.dy, "dy of the expert ranks");
-    lane.kept = there(there_.kept, "choices of the expert ranks");
-    lane.weights = there(there_.weights, "weights of the expert ranks");
-    for (const Back& back : back_) {
+    for (const Tensor& rows : there_) {
+      lane.there.push_back(rows.defined() ? routes_[0]->outbound(ctx_, most, rows.cols(), rows.dtype(),
+                                                                 "rows of the expert ranks' tokens")
+                                          : RowsUnderWay());
+    }
+    for (const Returned& back : back_) {
       lane.back.push_back(routes_[0]->inbound(ctx_, most, back.out.cols(), back.out.dtype(), back.what));
     }
     return lane;
@@ -150,39 +107,33 @@ class Pipeline {
   Lane& lane_of(int64_t chunk) { return lanes_[static_cast<size_t>(chunk % 2)]; }
   TokenRoute& route_of(int64_t chunk) { return *routes_[static_cast<size_t>(chunk % 3)]; }
   Tensor part_of(const Tensor& rows, int64_t chunk) const {
+    if (!rows.defined()) return Tensor();
     const int64_t first = chunk * share_.chunk;
     return rows.slice(first, std::min(share_.chunk, tokens_ - first));
-  }
-  template <class F>
-  void each_there(Lane& lane, F&& f) {
-    if (lane.x.defined()) f(lane.x, there_.x);
-    if (lane.dy.defined()) f(lane.dy, there_.dy);
-    f(lane.kept, there_.kept);
-    if (lane.weights.defined()) f(lane.weights, there_.weights);
   }
 
   void set_out(int64_t chunk) {
     Lane& lane = lane_of(chunk);
     const int32_t* counts = counts_.empty() ? nullptr : counts_.data() + chunk * share_.ranks * share_.ranks;
-    route_of(chunk).take(ctx_, part_of(there_.kept, chunk), counts);
-    each_there(lane, [&](RowsUnderWay& rows, const Tensor& mine) {
-      route_of(chunk).begin_dispatch(ctx_, rows, part_of(mine, chunk));
-    });
+    const int64_t tokens = std::min(share_.chunk, tokens_ - chunk * share_.chunk);
+    route_of(chunk).take(ctx_, tokens, part_of(choices_, chunk), counts);
+    for (size_t i = 0; i < there_.size(); ++i) {
+      if (there_[i].defined()) route_of(chunk).begin_dispatch(ctx_, lane.there[i], part_of(there_[i], chunk));
+    }
   }
   void arrive(int64_t chunk) {
-    each_there(lane_of(chunk), [&](RowsUnderWay& rows, const Tensor&) { rows.end(ctx_.stream); });
+    for (RowsUnderWay& rows : lane_of(chunk).there) {
+      if (rows.defined()) rows.end(ctx_.stream);
+    }
   }
-  void compute(int64_t chunk, const Work& work) {
-    Lane& lane = lane_of(chunk);
+  void compute(int64_t chunk, const TokenWork& work) {
     const int64_t rows = route_of(chunk).arrived();
-    const auto here = [&](const RowsUnderWay& of) { return of.defined() ? of.here(rows) : Tensor(); };
-    const Tensor blocks = lane.kept.here(rows);
-    ops::localise_blocks(ctx_.stream, blocks, blocks, share_.rank * local_blocks_, local_blocks_);
-    const TokenDispatcher::Arrived arrived{.x = here(lane.x),
-                                           .chosen = {.blocks = blocks, .kept = blocks, .weights = here(lane.weights)}};
-    std::vector<Tensor> results;
-    for (const RowsUnderWay& back : lane.back) results.push_back(back.here(rows));
-    work(results, here(lane.dy), arrived);
+    const auto here = [&](const std::vector<RowsUnderWay>& parts) {
+      std::vector<Tensor> tensors;
+      for (const RowsUnderWay& part : parts) tensors.push_back(part.defined() ? part.here(rows) : Tensor());
+      return tensors;
+    };
+    work(here(lane_of(chunk).back), here(lane_of(chunk).there));
   }
   void turn_back(int64_t chunk) {
     for (RowsUnderWay& rows : lane_of(chunk).back) route_of(chunk).begin_return(ctx_, rows);
@@ -197,9 +148,9 @@ class Pipeline {
 
   Context& ctx_;
   const ExpertShare& share_;
-  const int64_t local_blocks_;
-  const There there_;
-  const std::vector<Back> back_;
+  const Tensor choices_;
+  const std::vector<Tensor> there_;
+  const std::vector<Returned> back_;
   const int64_t tokens_, chunks_;
   std::vector<int32_t> counts_;  // all_to_all: count_rows_by_rank
   std::vector<std::unique_ptr<TokenRoute>> routes_;
@@ -207,6 +158,35 @@ class Pipeline {
 };
 
 }  // namespace
+
+void use_all_blocks(Context& ctx, const ExpertShare& share, std::vector<Tensor> there, std::vector<Returned> back,
+                    const TokenWork& work) {
+  if (share.spread()) {
+    const ArenaScope scope(ctx.scratch);
+    return Pipeline(ctx, share, Tensor(), 0, std::move(there), std::move(back)).run(work);
+  }
+  std::vector<Tensor> out;
+  for (const Returned& returned : back) out.push_back(returned.out);
+  work(out, there);
+}
+
+Tensor own_columns(Context& ctx, const ExpertShare& share, const Tensor& x) {
+  if (!share.spread()) return x;
+  const int64_t N = x.rows(), C = x.cols() / share.ranks;
+  const Tensor parts = ctx.scratch.allocate({share.ranks, N, C}, x.dtype(), "columns by rank");
+  ops::split_columns(ctx.stream, parts, x);
+  return parts.slice(share.rank, 1).view({N, C});
+}
+
+void fill_own_columns(Context& ctx, const ExpertShare& share, Tensor x, const std::function<void(Tensor own)>& fill) {
+  if (!share.spread()) return fill(x);
+  const ArenaScope scope(ctx.scratch);
+  const int64_t N = x.rows(), C = x.cols() / share.ranks;
+  const Tensor parts = ctx.scratch.allocate({share.ranks, N, C}, x.dtype(), "columns by rank");
+  ops::fill_zero(ctx.stream, parts);
+  fill(parts.slice(share.rank, 1).view({N, C}));
+  ops::join_columns(ctx.stream, x, parts, Accumulate::kNo);
+}
 
 Dispatch TokenDispatcher::dispatch_of(Context& ctx, const Tensor& x, int64_t width_out, DType dtype,
                                       const Selection& chosen) const {
@@ -217,27 +197,35 @@ Dispatch TokenDispatcher::dispatch_of(Context& ctx, const Tensor& x, int64_t wid
                          ctx.stream.is_cuda());
 }
 
+void TokenDispatcher::run(Context& ctx, Dispatch dispatch, const Tensor& dy, const Tensor& x, const Selection& chosen,
+                          std::vector<Returned> back, const Chosen& work) const {
+  const ArenaScope scope(ctx.scratch);
+  const Tensor choices = dispatch == Dispatch::kAllToAll ? chosen.kept : Tensor();
+  Pipeline pipeline(ctx, share_, choices, local_blocks_, {x, dy, chosen.kept, chosen.weights}, std::move(back));
+  pipeline.run([&](std::span<const Tensor> results, std::span<const Tensor> here) {
+    const Tensor& blocks = here[2];
+    ops::localise_blocks(ctx.stream, blocks, blocks, share_.rank * local_blocks_, local_blocks_);
+    work(results, here[1], {.x = here[0], .chosen = {.blocks = blocks, .kept = blocks, .weights = here[3]}});
+  });
+}
+
 void TokenDispatcher::forward(Context& ctx, Tensor y, const Tensor& bias, const Tensor& x, const Selection& chosen,
                               const Forward& compute) const {
-  const ArenaScope scope(ctx.scratch);
-  Pipeline pipeline(ctx, share_, local_blocks_, dispatch_of(ctx, x, y.cols(), y.dtype(), chosen),
-                    {.x = x, .dy = {}, .kept = chosen.kept, .weights = chosen.weights},
-                    {{.out = y, .bias = bias, .what = "outputs of the blocks"}});
-  pipeline.run([&](std::span<const Tensor> here, const Tensor&, const Arrived& arrived) { compute(here[0], arrived); });
+  run(ctx, dispatch_of(ctx, x, y.cols(), y.dtype(), chosen), Tensor(), x, chosen,
+      {{.out = y, .bias = bias, .what = "outputs of the blocks"}},
+      [&](std::span<const Tensor> here, const Tensor&, const Arrived& arrived) { compute(here[0], arrived); });
 }
 
 void TokenDispatcher::backward(Context& ctx, Tensor dx, Tensor dweights, const Tensor& dy, const Tensor& x,
                                const Selection& chosen, const Backward& compute) const {
-  const ArenaScope scope(ctx.scratch);
-  std::vector<Pipeline::Back> back;
+  std::vector<Returned> back;
   if (dx.defined()) back.push_back({.out = dx, .bias = {}, .what = "dx of the tokens here"});
   if (dweights.defined()) back.push_back({.out = dweights, .bias = {}, .what = "dweights of the tokens here"});
-  Pipeline pipeline(ctx, share_, local_blocks_, dispatch_of(ctx, x, dy.cols(), dy.dtype(), chosen),
-                    {.x = x, .dy = dy, .kept = chosen.kept, .weights = chosen.weights}, std::move(back));
-  pipeline.run([&](std::span<const Tensor> here, const Tensor& dy_here, const Arrived& arrived) {
-    const Tensor dx_here = dx.defined() ? here.front() : Tensor();
-    compute(dx_here, dweights.defined() ? here.back() : Tensor(), dy_here, arrived);
-  });
+  run(ctx, dispatch_of(ctx, x, dy.cols(), dy.dtype(), chosen), dy, x, chosen, std::move(back),
+      [&](std::span<const Tensor> here, const Tensor& dy_here, const Arrived& arrived) {
+        const Tensor dx_here = dx.defined() ? here.front() : Tensor();
+        compute(dx_here, dweights.defined() ? here.back() : Tensor(), dy_here, arrived);
+      });
 }
 
 }  // namespace sffn

@@ -12,10 +12,13 @@
 #pragma once
 #include "ffn/expert_share.h"
 #include "ffn/selector.h"
+#include "ffn/token_trips.h"
 #include "nn/context.h"
 
 #include <cstdint>
 #include <functional>
+#include <span>
+#include <vector>
 
 namespace sffn {
 
@@ -28,24 +31,23 @@ void return_expert_rows(Context&, Tensor out, const Tensor& all, const Tensor& b
 // recv and send [R, …]: part r of send goes to rank r, part r of recv comes from it.
 void exchange_expert_parts(Context&, Tensor recv, const Tensor& send);
 
-// Bytes of one token on its way to one rank and back.
-struct TokenBytes {
-  double there = 0, back = 0;
-  double list = 0;  // of its choices, which goes there as well
+// What comes back of tokens: out [n, C] = Σ_r of what rank r made of them, r ascending, + bias [C] acc, or absent.
+struct Returned {
+  Tensor out, bias;
+  const char* what;
+};
+// Fills results [N', …], one for each Returned, of the rows [N', …] that came here; absent ones did not travel.
+using TokenWork = std::function<void(std::span<const Tensor> results, std::span<const Tensor> here)>;
 
-  // y = product(x) of rows [W] -> [D] of `value_bytes` an element, with a list of b blocks, and weights of 4 bytes.
-  static TokenBytes forward(int64_t W, int64_t D, int64_t b, bool weighs, int64_t value_bytes);
-  // Its backward pass, to which x is brought again.
-  static TokenBytes backward(int64_t W, int64_t D, int64_t b, bool weighs, int64_t value_bytes);
-};
-// Bytes that a rank sends for one of its tokens, and for what others sent it, on average over uniform choices.
-struct DispatchVolume {
-  double gather = 0, all_to_all = 0;
-  double naive = 0;  // a copy of the token for every choice
-};
-DispatchVolume dispatch_volume(int64_t ranks, int64_t chosen, const TokenBytes&);
-// kAuto: all_to_all where it sends a tenth less, and the device can wait for counts.
-Dispatch choose_dispatch(Dispatch wanted, const DispatchVolume& volume, bool is_cuda);
+// A layer whose tokens use all blocks: rows [N, …] of this rank's tokens go to every rank, whatever parallel.dispatch
+// is, since each holds blocks of every token, and no choice goes with them. Where nothing is spread it is work(back,
+// there), without bias.
+void use_all_blocks(Context&, const ExpertShare&, std::vector<Tensor> there, std::vector<Returned> back,
+                    const TokenWork&);
+// Of x [N, C] the columns [N, C/R] of this rank's blocks, in ctx.scratch; x itself where nothing is spread.
+Tensor own_columns(Context&, const ExpertShare&, const Tensor& x);
+// x [N, C], overwritten: fill(own [N, C/R]) in this rank's columns, zeros in the others'.
+void fill_own_columns(Context&, const ExpertShare&, Tensor x, const std::function<void(Tensor own)>& fill);
 
 class TokenDispatcher {
  public:
@@ -67,6 +69,9 @@ class TokenDispatcher {
                 const Backward&) const;
 
  private:
+  using Chosen = std::function<void(std::span<const Tensor> results, const Tensor& dy, const Arrived&)>;
+  void run(Context&, Dispatch, const Tensor& dy, const Tensor& x, const Selection&, std::vector<Returned> back,
+           const Chosen&) const;
   Dispatch dispatch_of(Context&, const Tensor& x, int64_t width_out, DType, const Selection&) const;
 
   ExpertShare share_;

@@ -32,9 +32,13 @@ class FfnOptions {
   virtual ~FfnOptions() = default;
   virtual FfnCost cost(const ModelConfig&) const = 0;
   virtual std::unique_ptr<FfnLayer> make(const FfnBuild&) const = 0;
-  // Of the blocks that tokens choose, which expert ranks may share; nullptr: the method has none.
+  // Of the blocks, which expert ranks may share; nullptr: the method has none.
   virtual const BlockShape* block_shape() const { return nullptr; }
   virtual bool weighs_blocks() const { return false; }  // whether an output is multiplied by a weight
+  // Of a token where the blocks are spread over ranks; a method without blocks has none.
+  virtual TokenTrips token_trips(const ModelConfig& model, int64_t value_bytes) const {
+    return trips_of_choices(*block_shape(), weighs_blocks(), model.d_model, value_bytes);
+  }
   // Sets what depends on the run in a resolved entry: `tokens` of a micro-batch, in activations of `dtype`.
   virtual void resolve(Json& /*entry*/, const ModelConfig&, int64_t /*tokens*/, DType /*dtype*/) const {}
 };

@@ -17,7 +17,7 @@ class GatherRoute final : public TokenRoute {
   RowsUnderWay outbound(Context& ctx, int64_t tokens, int64_t columns, DType dtype, const char* what) const override {
     return {ctx.scratch.allocate({R_ * tokens, columns}, dtype, what), Tensor()};
   }
-  void take(Context&, const Tensor& blocks, const int32_t*) override { tokens_ = blocks.rows(); }
+  void take(Context&, int64_t tokens, const Tensor&, const int32_t*) override { tokens_ = tokens; }
   int64_t arrived() const override { return R_ * tokens_; }
 
   void begin_dispatch(Context& ctx, RowsUnderWay& rows, const Tensor& mine) const override {
@@ -64,8 +64,7 @@ class AllToAllRoute final : public TokenRoute {
     return inbound(ctx, tokens, columns, dtype, what);
   }
 
-  void take(Context& ctx, const Tensor& blocks, const int32_t* counts) override {
-    const int64_t n = blocks.rows();
+  void take(Context& ctx, int64_t n, const Tensor& blocks, const int32_t* counts) override {
     routing_ = {.order = order_.slice(0, n * R_),
                 .inverse = inverse_.slice(0, n * R_),
                 .offsets = offsets_,

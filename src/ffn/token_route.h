@@ -37,9 +37,9 @@ class TokenRoute {
   virtual RowsUnderWay outbound(Context&, int64_t tokens, int64_t columns, DType, const char* what) const = 0;
   RowsUnderWay inbound(Context&, int64_t tokens, int64_t columns, DType, const char* what) const;
 
-  // From here on the route is that of tokens with these choices [n, b]. counts: rows from each rank to each, sender
-  // first, [R, R]; not read where they are alike.
-  virtual void take(Context&, const Tensor& blocks, const int32_t* counts) = 0;
+  // From here on the route is that of n tokens with these choices [n, b]. counts: rows from each rank to each, sender
+  // first, [R, R]. Neither is read where every token goes to every rank.
+  virtual void take(Context&, int64_t tokens, const Tensor& blocks, const int32_t* counts) = 0;
   virtual int64_t arrived() const = 0;  // N'
   // mine [n, C] sets out; all that comes here is here(arrived()) when the rows have ended.
   virtual void begin_dispatch(Context&, RowsUnderWay&, const Tensor& mine) const = 0;

@@ -86,15 +86,18 @@ void draw_normal(Stream& stream, const Param& param, uint64_t seed) {
   const Init& init = param.spec.init;
   const Tensor rows = param.value.slice(0, param.spec.held_rows());
   const Shape shape = rows.shape();
-  const int64_t first = param.spec.first_element();
   const RandomKey key = random_key(seed, param.spec.name);
-  const bool truncated = init.kind == Init::Kind::kTruncatedNormal;
-  if (rows.dtype() == DType::kF32 && !init.equal_rows) {
-    return ops::random_normal(stream, rows, key, first, init.value, truncated);
-  }
+  const auto draw = [&](const Tensor& values) {
+    const Tensor flat = values.view({values.numel()});
+    for (const ElementRun& run : param.spec.runs()) {
+      ops::random_normal(stream, flat.slice(run.at, run.count), key, run.first, init.value,
+                         init.kind == Init::Kind::kTruncatedNormal);
+    }
+  };
+  if (rows.dtype() == DType::kF32 && !init.equal_rows) return draw(rows);
   const Buffer draws(stream.runtime(), shape, DType::kF32);
   const Tensor drawn = draws.tensor(shape, DType::kF32);
-  ops::random_normal(stream, drawn, key, first, init.value, truncated);
+  draw(drawn);
   if (init.equal_rows) {
     SFFN_CHECK(shape == param.spec.shape, param.spec.name, ": rows of equal norm are drawn together");
     std::vector<double> values = read_values(stream, drawn);
@@ -124,22 +127,16 @@ void check_share(const std::vector<FfnEntry>& ffn, int64_t ranks) {
   bool any = false;
   for (size_t layer = 0; layer < ffn.size(); ++layer) {
     const BlockShape* shape = ffn[layer].options->block_shape();
-    const int64_t blocks = shape == nullptr ? 0 : shape->blocks();
-    any = any || blocks > 0;
-    if (blocks == 0 && ffn[layer].type != "dense") {
-      throw UsageError("parallel.expert", cat("is ", ranks, ", but ", ffn[layer].type, " of layer ", layer,
-                                              " has no blocks that tokens choose; 1 is expected"));
-    }
+    if (shape == nullptr) continue;
+    any = true;
+    const int64_t blocks = shape->shared_blocks();
     if (blocks % ranks != 0) {
-      throw UsageError("parallel.expert",
-                       cat("is ", ranks, ", which does not divide the ", blocks, " blocks of layer ", layer,
-                           blocks < ranks ? ": there are more expert ranks than blocks" : ""));
+      throw UsageError("parallel.expert", cat("is ", ranks, ", which does not divide the ", blocks, " blocks of ",
+                                              shape->sub_layers > 1 ? "every sub-layer of " : "", "layer ", layer,
+                                              blocks < ranks ? ": there are more expert ranks than blocks" : ""));
     }
   }
-  if (!any) {
-    throw UsageError("parallel.expert",
-                     cat("is ", ranks, ", but no layer has blocks that tokens choose; 1 is expected"));
-  }
+  if (!any) throw UsageError("parallel.expert", cat("is ", ranks, ", but no layer has blocks; 1 is expected"));
 }
 
 }  // namespace

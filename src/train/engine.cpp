@@ -302,8 +302,7 @@ Fingerprints Engine::fingerprints() {
       const ParamSpec& spec = owned.piece->param->spec;
       const int64_t begin = owned.begin - owned.piece->begin, count = owned.end - owned.begin;
       const auto add = [&](const std::string& name, const Tensor& tensor) {
-        sums.add(stream_, name, tensor.slice(begin, count), spec.first_element() + owned.begin,
-                 spec.block_rows * spec.row_elements());
+        sums.add(stream_, name, tensor.slice(begin, count), owned.first, spec.block_rows * spec.row_elements());
       };
       add(spec.name, owned.piece->master);
       add("adam.m:" + spec.name, owned.piece->m);

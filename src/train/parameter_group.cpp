@@ -19,10 +19,11 @@ std::vector<OwnedPiece> pieces_within(const ParameterGroup& group, FlatRange ran
   std::vector<OwnedPiece> pieces;
   for (const AdamW::Piece& piece : group.optimizer().pieces()) {
     const int64_t offset = piece.param->offset;
-    // Padded rows are the last ones, so the elements of the file come first.
-    const int64_t begin = std::max(piece.begin, range.offset - offset);
-    const int64_t end = std::min({piece.end, range.offset + range.count - offset, piece.param->spec.held_elements()});
-    if (begin < end) pieces.push_back({&piece, begin, end});
+    for (const ElementRun& run : piece.param->spec.runs()) {
+      const int64_t begin = std::max({piece.begin, range.offset - offset, run.at});
+      const int64_t end = std::min({piece.end, range.offset + range.count - offset, run.at + run.count});
+      if (begin < end) pieces.push_back({&piece, begin, end, run.first + (begin - run.at)});
+    }
   }
   return pieces;
 }

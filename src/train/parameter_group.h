@@ -69,10 +69,11 @@ class ParameterGroup {
 };
 
 // Elements [begin, end) of a parameter in memory, padded rows left out, that a rank answers for: of one piece of the
-// optimizer.
+// optimizer, and neighbours in the checkpoint's tensor too.
 struct OwnedPiece {
   const AdamW::Piece* piece = nullptr;
   int64_t begin = 0, end = 0;
+  int64_t first = 0;  // of the checkpoint's tensor
 };
 // of the group's owned() range, or of all that it holds
 std::vector<OwnedPiece> owned_pieces(const ParameterGroup& group);

@@ -47,9 +47,10 @@ Json memory_json(const Measurement& measured, const DevicePeaks* peaks) {
 Json dispatch_of_layers(const Config& config, int64_t tokens, bool on_gpus) {
   Json layers = Json::object();
   for (const SpreadLayer& layer : spread_layers(config, on_gpus)) {
-    const DispatchVolume forward = layer.volume(layer.forward), backward = layer.volume(layer.backward);
+    const DispatchVolume forward = layer.volume(layer.trips.forward), backward = layer.volume(layer.trips.backward);
     const auto in_step = [&](double DispatchVolume::*way) {
-      return static_cast<double>(tokens) * (static_cast<double>(layer.forwards) * forward.*way + backward.*way);
+      return static_cast<double>(tokens) * (static_cast<double>(layer.forwards) * forward.*way +
+                                            static_cast<double>(layer.trips.passes) * backward.*way);
     };
     Json json;
     json["blocks"] = layer.blocks;

@@ -126,13 +126,13 @@ class Model {
     const RankSet group = spaced_ranks(scaling_.network, config.parallel.expert, 1);
     const int64_t n = config.train.micro_batch * config.model.context, chunk = config.parallel.expert_chunk;
     const int64_t micro_batches = tokens_ / n;
-    const auto exposed = [&](const SpreadLayer& layer, const SpreadLayer::Pass& pass) {
+    const auto exposed = [&](const SpreadLayer& layer, const TokenTrip& trip) {
       const int64_t chunks = (n + chunk - 1) / chunk, of_chunk = (n + chunks - 1) / chunks;
-      const SpreadLayer::ChunkTraffic sent = layer.chunk_traffic(pass, of_chunk);
+      const SpreadLayer::ChunkTraffic sent = layer.chunk_traffic(trip, of_chunk);
       const double counts = traffic_seconds(scaling_.network, group, layer.count_traffic(chunks), on_gpus());
       return counts +
              exposed_seconds({.bring = traffic_seconds(scaling_.network, group, sent.bring, on_gpus()),
-                              .compute = static_cast<double>(of_chunk) * pass.flops / rates_.flops,
+                              .compute = static_cast<double>(of_chunk) * trip.flops / rates_.flops,
                               .give_back = traffic_seconds(scaling_.network, group, sent.give_back, on_gpus())},
                              chunks);
     };
@@ -140,7 +140,8 @@ class Model {
     double seconds = 0;
     for (const SpreadLayer& layer : spread_layers(config, on_gpus())) {
       rest = rest - static_cast<double>(micro_batches) * layer.counted(n, chunk);
-      seconds += static_cast<double>(layer.forwards) * exposed(layer, layer.forward) + exposed(layer, layer.backward);
+      seconds += static_cast<double>(layer.forwards) * exposed(layer, layer.trips.forward) +
+                 static_cast<double>(layer.trips.passes) * exposed(layer, layer.trips.backward);
     }
     return static_cast<double>(micro_batches) * seconds + traffic_seconds(scaling_.network, group, rest, on_gpus());
   }

@@ -7,28 +7,13 @@
 namespace sffn {
 namespace {
 
-// Keys are multiplied again in a backward pass, for which nothing is kept where blocks are spread.
 SpreadLayer of_layer(const Config& config, const FfnOptions& options, int64_t layer, bool on_gpus) {
-  const BlockShape& shape = *options.block_shape();
-  const int64_t d = config.model.d_model, b = shape.per_token, W = shape.keys ? shape.key_width(d) : 0;
-  const auto bytes = static_cast<int64_t>(size_of(config.dtype()));
-  const bool weighs = options.weighs_blocks();
-  const int64_t x = shape.keys, weights = weighs;
-  const auto keys = static_cast<double>(2 * shape.active_cells() * (W + (shape.gated ? d : 0)));
-  const auto values = static_cast<double>(2 * shape.active_cells() * d);
-
+  const TokenTrips trips = options.token_trips(config.model, static_cast<int64_t>(size_of(config.dtype())));
   SpreadLayer found{
-      .layer = layer, .blocks = shape.blocks(), .ranks = config.parallel.expert, .chosen = b, .ring = on_gpus};
-  found.forward = {.token = TokenBytes::forward(W, d, b, weighs, bytes),
-                   .brings = x + 1 + weights,
-                   .returns = 1,
-                   .flops = keys + values};
-  found.backward = {.token = TokenBytes::backward(W, d, b, weighs, bytes),
-                    .brings = x + 1 + weights + 1,
-                    .returns = x + weights,
-                    .flops = 3 * keys + 2 * values};
-  found.forwards = config.train.recompute == Recompute::kBlock ? 2 : 1;
-  found.way = choose_dispatch(config.parallel.dispatch, found.volume(found.forward), on_gpus);
+      .layer = layer, .blocks = options.block_shape()->blocks(), .ranks = config.parallel.expert, .trips = trips};
+  found.forwards = trips.passes * (config.train.recompute == Recompute::kBlock ? 2 : 1);
+  found.ring = on_gpus;
+  if (!trips.all) found.way = choose_dispatch(config.parallel.dispatch, found.volume(trips.forward), on_gpus);
   return found;
 }
 
@@ -38,16 +23,22 @@ Traffic brought(Dispatch way, const Sent& sent) {
 
 }  // namespace
 
-SpreadLayer::ChunkTraffic SpreadLayer::chunk_traffic(const Pass& pass, int64_t tokens) const {
+DispatchVolume SpreadLayer::volume(const TokenTrip& trip) const {
+  DispatchVolume volume = dispatch_volume(ranks, trips.used, trip.bytes);
+  if (trips.all) volume.all_to_all = volume.gather;
+  return volume;
+}
+
+SpreadLayer::ChunkTraffic SpreadLayer::chunk_traffic(const TokenTrip& trip, int64_t tokens) const {
   const auto others = static_cast<double>(ranks - 1), n = static_cast<double>(tokens);
-  const DispatchVolume all = volume(pass);
+  const DispatchVolume all = volume(trip);
   const double share = way == Dispatch::kGather ? 1 : all.all_to_all / all.gather;  // of the tokens, to each rank
   const auto sent = [&](int64_t calls, double token_bytes) {
     return Sent{others * static_cast<double>(calls), others * n * share * token_bytes};
   };
-  const Sent brings = sent(pass.brings, pass.token.there + pass.token.list);
+  const Sent brings = sent(trip.brings, trip.bytes.there + trip.bytes.list);
   return {.bring = ring ? brought(way, brings) : Traffic{.all_to_all = brings},
-          .give_back = {.all_to_all = sent(pass.returns, pass.token.back)}};
+          .give_back = {.all_to_all = sent(trip.returns, trip.bytes.back)}};
 }
 
 // Ranks tell each other how many counts they have, then the counts.
@@ -61,16 +52,16 @@ Traffic SpreadLayer::count_traffic(int64_t chunks) const {
 Traffic SpreadLayer::counted(int64_t tokens, int64_t chunk) const {
   const auto others = static_cast<double>(ranks - 1), n = static_cast<double>(tokens);
   const auto chunks = static_cast<double>((tokens + chunk - 1) / chunk);
-  const auto of_pass = [&](const Pass& pass) {
+  const auto of_pass = [&](const TokenTrip& trip) {
     const auto sent = [&](int64_t calls, double token_bytes) {
       return Sent{others * chunks * static_cast<double>(calls), others * n * token_bytes};
     };
-    Traffic traffic = brought(way, sent(pass.brings, pass.token.there + pass.token.list));
-    traffic.all_to_all += sent(pass.returns, pass.token.back);
+    Traffic traffic = brought(way, sent(trip.brings, trip.bytes.there + trip.bytes.list));
+    traffic.all_to_all += sent(trip.returns, trip.bytes.back);
     return traffic;
   };
-  Traffic total = static_cast<double>(forwards) * of_pass(forward);
-  return total += of_pass(backward);
+  Traffic total = static_cast<double>(forwards) * of_pass(trips.forward);
+  return total += static_cast<double>(trips.passes) * of_pass(trips.backward);
 }
 
 std::vector<SpreadLayer> spread_layers(const Config& config, bool on_gpus) {
@@ -89,8 +80,7 @@ std::vector<int64_t> expert_layouts(const Config& config, int64_t ranks) {
   int64_t divided = 0;  // greatest common divisor of what is to be divided; 0: nothing yet
   for (const FfnEntry& entry : resolve_ffn(config.model, "config")) {
     const BlockShape* shape = entry.options->block_shape();
-    if (shape != nullptr) divided = std::gcd(divided, shape->blocks());
-    if (shape == nullptr && entry.type != "dense") return {1};
+    if (shape != nullptr) divided = std::gcd(divided, shape->shared_blocks());
   }
   std::vector<int64_t> layouts{1};
   for (int64_t spread = 2; divided > 0 && spread <= ranks; spread *= 2) {

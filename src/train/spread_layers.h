@@ -10,25 +10,19 @@
 namespace sffn {
 
 struct SpreadLayer {
-  // One pass over a chunk of tokens.
-  struct Pass {
-    TokenBytes token = {};
-    int64_t brings = 0, returns = 0;  // collectives of a chunk
-    double flops = 0;                 // of the blocks that a token chose
-  };
   struct ChunkTraffic {
     Traffic bring = {}, give_back = {};
   };
 
-  int64_t layer = 0, blocks = 0, ranks = 1, chosen = 1;
+  int64_t layer = 0, blocks = 0, ranks = 1;
+  TokenTrips trips = {};
   Dispatch way = Dispatch::kGather;
-  Pass forward = {}, backward = {};
-  int64_t forwards = 1;  // in the step of a micro-batch
+  int64_t forwards = 1;  // passes in the step of a micro-batch; backward: trips.passes
   bool ring = false;     // of transfers to all: over MPI those that run beside work go from each rank to each
 
-  DispatchVolume volume(const Pass& pass) const { return dispatch_volume(ranks, chosen, pass.token); }
+  DispatchVolume volume(const TokenTrip&) const;
   // What a rank sends for a chunk of `tokens` tokens of each rank, when choices are spread evenly.
-  ChunkTraffic chunk_traffic(const Pass&, int64_t tokens) const;
+  ChunkTraffic chunk_traffic(const TokenTrip&, int64_t tokens) const;
   // Before the first chunk of a pass: how many rows of each chunk go where.
   Traffic count_traffic(int64_t chunks) const;
   // The same of all passes of a micro-batch in chunks, as it counts on the meta device, where every token goes to every
@@ -36,7 +30,7 @@ struct SpreadLayer {
   Traffic counted(int64_t tokens, int64_t chunk) const;
 };
 
-// The layers that choose blocks, when config.parallel.expert ranks share these. on_gpus: the ranks have one each.
+// The layers that have blocks, when config.parallel.expert ranks share these. on_gpus: the ranks have one each.
 std::vector<SpreadLayer> spread_layers(const Config& config, bool on_gpus);
 
 // How blocks can be spread over `ranks`: 1, and the powers of two that divide the ranks and every layer's blocks.

@@ -42,10 +42,10 @@ StatePieces state_pieces(Engine& engine, StateShare share) {
     for (const OwnedPiece& held : share == StateShare::kOwned ? owned_pieces(group) : held_pieces(group)) {
       const AdamW::Piece& piece = *held.piece;
       const ParamSpec& spec = piece.param->spec;
-      const int64_t begin = held.begin, end = held.end, first = spec.first_element();
+      const int64_t count = held.end - held.begin;
       const auto part = [&](const std::string& name, const Tensor& tensor) {
-        void* data = state.host.add(tensor.slice(begin - piece.begin, end - begin));
-        return Piece{name, spec.shape, first + begin, first + end, data, DType::kF32};
+        void* data = state.host.add(tensor.slice(held.begin - piece.begin, count));
+        return Piece{name, spec.shape, held.first, held.first + count, data, DType::kF32};
       };
       state.parameters.push_back(part(spec.name, piece.master));
       state.moments.push_back(part("adam.m:" + spec.name, piece.m));

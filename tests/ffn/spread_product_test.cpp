@@ -42,7 +42,7 @@ class Rank {
       store->allocate(cpu_runtime(), DType::kF32);
       gradients_.emplace_back(cpu_runtime(), Shape{store->flat_size()}, DType::kF32);
       store->use_gradients(gradients_.back().tensor({store->flat_size()}, DType::kF32));
-      for (const Param& param : store->all()) fill(param.value, param.spec.name, param.spec.first_element(), 2);
+      for (const Param& param : store->all()) fill(param.value, param.spec.name, param.spec.runs()[0].first, 2);
     }
   }
 
@@ -69,7 +69,7 @@ class Rank {
     put(all["dweights"], dweights, first * kPerToken, kTokens * kPerToken);
     for (const ParamStore* store : {&params_, &blocks_}) {
       for (const Param& param : store->all()) {
-        put(all[param.spec.name], param.grad, param.spec.first_element(), param.spec.shape.numel());
+        put(all[param.spec.name], param.grad, param.spec.runs()[0].first, param.spec.shape.numel());
       }
     }
   }

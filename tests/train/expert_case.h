@@ -5,6 +5,10 @@
 #include "train/engine.h"
 
 #include <algorithm>
+#include <string>
+#include <string_view>
+#include <tuple>
+#include <vector>
 
 namespace sffn::test {
 
@@ -33,10 +37,38 @@ inline Config config_of(const FfnMethod& method, Precision precision) {
   return config;
 }
 
+// What expert ranks share: of layers in sub-layers the blocks of one.
 inline int64_t blocks_of(const Config& config) {
   const std::vector<FfnEntry> ffn = resolve_ffn(config.model, "test");
   const BlockShape* shape = ffn[1].options->block_shape();
-  return shape == nullptr ? 0 : shape->blocks();
+  return shape == nullptr ? 0 : shape->shared_blocks();
+}
+
+// Every method that has blocks, and entries of another kind than the tiny ones of methods whose blocks are all used.
+inline std::vector<FfnMethod> spread_methods() {
+  std::vector<FfnMethod> methods;
+  for (const FfnMethod* method : ffn_methods()) {
+    if (blocks_of(config_of(*method, Precision::kFp32)) > 0) methods.push_back(*method);
+  }
+  for (const auto& [type, name, keys] :
+       {std::tuple{"finedeep", "softmax", R"("sub_layers": 2, "experts": 8, "router": "softmax")"},
+        {"finedeep", "input", R"("sub_layers": 4, "experts": 4, "router": "input_sigmoid", "sub_layer_norm": false)"},
+        {"finedeep", "output", R"("sub_layers": 2, "experts": 8)"},
+        {"finedeep", "none", R"("sub_layers": 1, "experts": 8, "router": "none")"},
+        {"pkm", "dense softmax", R"("dense_scores": true, "half_keys": [4, 16], "heads": 2, "query_dim": 8)"},
+        {"pkm", "dense relu", R"("dense_scores": true, "half_keys": [16, 4], "heads": 2, "weight": "relu")"}}) {
+    methods.push_back(*find_ffn_method(type));
+    methods.back().name = cat(type, ", ", name);
+    methods.back().tiny_config = cat(R"({"type": ")", type, R"(", )", keys,
+                                     std::string(type) == "pkm" ? R"(, "expansion": 2, "active_cells": 4})" : "}");
+  }
+  return methods;
+}
+inline FfnMethod spread_method(std::string_view name) {
+  const std::vector<FfnMethod> methods = spread_methods();
+  const auto found = std::find_if(methods.begin(), methods.end(), [&](const FfnMethod& m) { return m.name == name; });
+  SFFN_CHECK(found != methods.end(), name, ": no such method");
+  return *found;
 }
 
 // All tokens of step 3 are alike, so that one block of a hash method gets every token, and other ranks get none.

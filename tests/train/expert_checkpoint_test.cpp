@@ -93,10 +93,11 @@ class Fleet {
 // state hash that counts what several ranks hold more than once, or depends on who holds it.
 TEST_CASE("what 4 expert ranks save, any other layout loads, block by block, and trains on with the same losses",
           "[expert][checkpoint]") {
-  for (const char* name : {"avg_k", "switch", "pkm", "vanilla_m"}) {
+  for (const char* name :
+       {"avg_k", "switch", "pkm", "vanilla_m", "finedeep, output", "finedeep, input", "pkm, dense relu"}) {
     INFO(name);
     TempFolder folder(TempFolder::kMemory);
-    Config config = config_of(*find_ffn_method(name), Precision::kFp32);
+    Config config = config_of(spread_method(name), Precision::kFp32);
     if (std::string(name) == "avg_k") {  // with state that is saved
       config.model.sparse_ffn.as_array()[0]["balance"] = parse_json(R"({"type": "bias"})", "test", ExitCode::kUsage);
     }
@@ -107,7 +108,8 @@ TEST_CASE("what 4 expert ranks save, any other layout loads, block by block, and
     CHECK(verify_checkpoint(path).empty());
     Fleet same(config, {4, 4});
     const std::vector<double> losses = same.run(path, 3, 2, "");
-    for (const Layout layout : {Layout{1, 1}, Layout{2, 2}, Layout{8, 4}, Layout{4, 2, 0}}) {
+    for (const Layout layout : {Layout{1, 1}, Layout{2, 2}, Layout{8, 4}, Layout{4, 2, 0}, Layout{8, 8}}) {
+      if (blocks_of(config) % layout.expert != 0) continue;
       INFO(layout.ranks << " ranks, " << layout.expert << " share the blocks");
       Fleet readers(config, layout);
       const std::vector<double> found = readers.run(path, 3, 2, "");
@@ -132,10 +134,17 @@ TEST_CASE("layouts that do not fit are refused on every rank with the rule and t
   CHECK(refused(good, static_cast<int>(2 * blocks), 2 * blocks) ==
         cat("parallel.expert: is ", 2 * blocks, ", which does not divide the ", blocks,
             " blocks of layer 1: there are more expert ranks than blocks"));
-  CHECK(refused(config_of(*find_ffn_method("finedeep"), Precision::kFp32), 2, 2) ==
-        "parallel.expert: is 2, but finedeep of layer 1 has no blocks that tokens choose; 1 is expected");
+  const Config experts = config_of(*find_ffn_method("finedeep"), Precision::kFp32);
+  CHECK(refused(experts, 3, 3) ==
+        "parallel.expert: is 3, which does not divide the 4 blocks of every sub-layer of layer 1");
+  CHECK(refused(experts, 8, 8) ==
+        "parallel.expert: is 8, which does not divide the 4 blocks of every sub-layer of layer 1: there are more "
+        "expert ranks than blocks");
+  CHECK(
+      refused(config_of(spread_method("pkm, dense softmax"), Precision::kFp32), 8, 8) ==
+      "parallel.expert: is 8, which does not divide the 4 blocks of layer 1: there are more expert ranks than blocks");
   CHECK(refused(config_of(*find_ffn_method("dense"), Precision::kFp32), 2, 2) ==
-        "parallel.expert: is 2, but no layer has blocks that tokens choose; 1 is expected");
+        "parallel.expert: is 2, but no layer has blocks; 1 is expected");
   Config odd = good;
   odd.train.tokens_per_step = 6 * kContext;
   CHECK(refused(odd, 4, 2) ==

@@ -37,7 +37,7 @@ int ranks_as_measured(const Config& config, const Layout& layout) {
 }
 
 Config config_for(const std::string& method, const Layout& layout) {
-  Config config = config_of(*find_ffn_method(method), Precision::kFp32);
+  Config config = config_of(spread_method(method), Precision::kFp32);
   layout.apply(config);
   return config;
 }
@@ -49,7 +49,8 @@ Config config_for(const std::string& method, const Layout& layout) {
 TEST_CASE("a rank sends what measuring said, message by message", "[measure]") {
   const Layout layouts[] = {{1, 1}, {2, 1}, {4, 1}, {4, 1, 0}, {2, 2}, {4, 2}, {4, 2, 0}, {4, 4}};
   for (const Layout& layout : layouts) {
-    for (const char* method : {"rand_hash", "avg_k", "vanilla_m", "switch"}) {
+    for (const char* method : {"rand_hash", "avg_k", "vanilla_m", "switch", "finedeep", "finedeep, softmax",
+                               "pkm, dense softmax", "pkm, dense relu"}) {
       INFO(method << " on " << layout.ranks << " ranks, expert " << layout.expert << ", zero " << layout.zero);
       CHECK(ranks_as_measured(config_for(method, layout), layout) == layout.ranks);
     }
@@ -60,7 +61,7 @@ TEST_CASE("a rank sends what measuring said, message by message", "[measure]") {
 TEST_CASE("tokens of layers whose blocks are spread take the collectives that are planned for them", "[measure]") {
   for (const Dispatch dispatch : {Dispatch::kGather, kAllToAll}) {
     for (const Recompute recompute : {Recompute::kNone, Recompute::kFfn, Recompute::kBlock}) {
-      for (const char* method : {"rand_hash", "switch", "pkm"}) {
+      for (const char* method : {"rand_hash", "switch", "pkm", "finedeep", "finedeep, input", "pkm, dense softmax"}) {
         const Layout layout{4, 2, 1, dispatch};
         Config config = config_for(method, layout);
         config.train.recompute = recompute;
@@ -109,7 +110,7 @@ TEST_CASE("blocks are spread over powers of two that divide ranks and blocks", "
   CHECK(expert_layouts(config, 2) == std::vector<int64_t>{1, 2});
   CHECK(expert_layouts(config, 3) == std::vector<int64_t>{1});
   CHECK(expert_layouts(config, 6) == std::vector<int64_t>{1, 2});
-  CHECK(expert_layouts(config_for("finedeep", {1, 1}), 8) == std::vector<int64_t>{1});
+  CHECK(expert_layouts(config_for("finedeep", {1, 1}), 8) == std::vector<int64_t>{1, 2, 4});
   config.model.sparse_ffn = Json::array();
   CHECK(expert_layouts(config, 8) == std::vector<int64_t>{1});
 }

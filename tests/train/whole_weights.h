@@ -22,16 +22,19 @@ inline void collect_weights(Engine& engine, WholeWeights& weights) {
       const std::vector<double> held = read_values(engine.stream(), param.value.slice(0, param.spec.held_rows()));
       std::vector<double>& whole = weights[param.spec.name];
       whole.resize(static_cast<size_t>(param.spec.shape.numel()));
-      std::copy(held.begin(), held.end(), whole.begin() + param.spec.first_element());
+      for (const ElementRun& run : param.spec.runs()) {
+        std::copy_n(held.begin() + run.at, run.count, whole.begin() + run.first);
+      }
     }
     for (const AdamW::Piece& piece : group.optimizer().pieces()) {
       const ParamSpec& spec = piece.param->spec;
       const std::vector<double> held = read_values(engine.stream(), piece.m);
       std::vector<double>& whole = weights[moment_of(spec.name)];
       whole.resize(static_cast<size_t>(spec.shape.numel()));
-      const int64_t first = spec.first_element() + piece.begin;
-      for (size_t i = 0; i < held.size() && first + static_cast<int64_t>(i) < spec.shape.numel(); ++i) {
-        whole[static_cast<size_t>(first) + i] = held[i];
+      for (const ElementRun& run : spec.runs()) {
+        for (int64_t at = std::max(run.at, piece.begin); at < std::min(run.at + run.count, piece.end); ++at) {
+          whole[static_cast<size_t>(run.first + at - run.at)] = held[static_cast<size_t>(at - piece.begin)];
+        }
       }
     }
   }
