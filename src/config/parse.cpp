@@ -94,14 +94,18 @@ TrainConfig read_train(ConfigReader reader, int64_t context) {
 
 ParallelConfig read_parallel(ConfigReader reader) {
   ParallelConfig p;
-  p.expert = reader.optional("expert", p.expert, "Ranks that share the blocks of a sparse layer.", kAtLeastOne);
+  p.expert =
+      reader.optional("expert", p.expert,
+                      "Ranks that share the blocks of every sparse layer, or of each of its sub-layers.", kAtLeastOne);
   p.expert_chunk = reader.optional("expert_chunk", p.expert_chunk,
                                    "Tokens of a rank that go to the blocks of other ranks at a time: what scratch is "
                                    "made for.",
                                    kAtLeastOne);
-  p.dispatch = reader.one_of("dispatch", kDispatchNames, p.dispatch,
-                             "How tokens reach blocks on other ranks: gather: all tokens to all ranks; all_to_all: a "
-                             "token once to each rank of its blocks; auto: what sends less, on a GPU gather.");
+  p.dispatch =
+      reader.one_of("dispatch", kDispatchNames, p.dispatch,
+                    "How tokens reach blocks on other ranks: gather: all tokens to all ranks; all_to_all: a "
+                    "token once to each rank of its blocks; auto: what sends less, on a GPU gather. Layers whose "
+                    "tokens use all blocks gather.");
   p.zero =
       reader.optional("zero", p.zero, "1: each rank keeps its share of the optimizer's state; 0: all of it.", kSwitch);
   reader.finish();

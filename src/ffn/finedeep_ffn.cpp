@@ -7,10 +7,10 @@
 //   du' = dy·Downᵀ;  dr_i = Σ_block du'·u;  ds_i = dr_i r_i (1 - r_i);  du = r du' + ds_i v;  dv = Σ_n ds_i u;
 //   dDown = u'ᵀ·dy + dv·Rᵀ;  dR_i = Σ_{c in block i} dv_c Down[c]
 // Always RMSNorm and silu without biases, whatever the backbone. Pan et al., arXiv 2502.12928.
-// Where the blocks of every sub-layer are spread over R expert ranks, each multiplies the tokens of all by its own: weights
-// that come of the input are made on a token's rank and travel with it, those that come of an expert's output are made
-// where it is. Nothing is then kept from forward to backward of what a rank made of others' tokens.
-// Legend: N tokens, D width, C cells of a sub-layer in K blocks; where they are spread, N of all ranks, C and K of one.
+// Where the blocks of every sub-layer are spread over R expert ranks, each multiplies the tokens of all by its own:
+// weights that come of the input are made on a token's rank and travel with it, those that come of an expert's output
+// are made where it is. Nothing is then kept from forward to backward of what a rank made of others' tokens. Legend: N
+// tokens, D width, C cells of a sub-layer in K blocks; where they are spread, N of all ranks, C and K of one.
 #include "ffn/finedeep_ffn.h"
 
 #include "ffn/block_scores.h"
@@ -48,7 +48,7 @@ class Finedeep final : public FfnLayer {
     AddNorm::Saved norm;      // norm.normed is x
     Hidden hidden;            // absent under recomputation: backward multiplies x by the tables again
     Tensor projected_values;  // v [C] acc: output_sigmoid only
-    Weights weights;          // of this rank's tokens and all experts; absent with output_sigmoid where blocks are spread
+    Weights weights;  // of this rank's tokens and all experts; absent with output_sigmoid where blocks are spread
   };
   struct Saved final : FfnLayer::Saved {
     std::vector<Sub> subs;
@@ -258,11 +258,10 @@ void Finedeep::backward_sub(Context& ctx, const Sub& sub, Tensor dh, int64_t j, 
     dweights = ctx.scratch.allocate(weights.shape(), weights.dtype(), "dweights");
     back.push_back({.out = dweights, .bias = {}, .what = "dweights of the tokens here"});
   }
-  use_all_blocks(ctx, tables_.share, {x, dy, weights}, back,
-                 [&](std::span<const Tensor> results, std::span<const Tensor> here) {
-                   backward_here(ctx, results[0], dweights.defined() ? results[1] : Tensor(), here[1], here[0], here[2],
-                                 sub, j);
-                 });
+  use_all_blocks(
+      ctx, tables_.share, {x, dy, weights}, back, [&](std::span<const Tensor> results, std::span<const Tensor> here) {
+        backward_here(ctx, results[0], dweights.defined() ? results[1] : Tensor(), here[1], here[0], here[2], sub, j);
+      });
   if (dweights.defined()) backward_inputs(ctx, dx, dweights, sub, j);
   norm(j).backward(ctx, dh, dx, sub.norm);
 }

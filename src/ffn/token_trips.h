@@ -1,4 +1,5 @@
-// What tokens cost on their way to blocks on other ranks and back (ffn/dispatch.h): bytes, collectives, and the work there.
+// What tokens cost on their way to blocks on other ranks and back (ffn/dispatch.h): bytes, collectives, and the work
+// there.
 #pragma once
 #include "config/config.h"
 
@@ -39,8 +40,8 @@ struct TokenTrips {
   int64_t used = 1;    // blocks of a token in a pass
   bool all = false;    // that is all of them, and no choice travels
 };
-// Of a layer whose tokens choose blocks, and weigh them or not, in values of so many bytes. Keys are multiplied again in
-// the backward pass, for which nothing is kept where blocks are spread.
+// Of a layer whose tokens choose blocks, and weigh them or not, in values of so many bytes. Keys are multiplied again
+// in the backward pass, for which nothing is kept where blocks are spread.
 TokenTrips trips_of_choices(const BlockShape&, bool weighs, int64_t d_model, int64_t value_bytes);
 
 }  // namespace sffn

@@ -70,6 +70,28 @@ TEST_CASE("chunks cover every element of every parameter once, in flat order", "
   CHECK(store.chunks().size() == 6);  // keys take two
 }
 
+// Kills: a stride in rows of the rank, parts that are taken for one, a vector's elements counted as rows.
+TEST_CASE("the rows that a rank holds of every part are runs of elements, in memory and in the whole", "[params]") {
+  ParamSpec table = spec("keys", {24, 5}), vector = spec("bias", {24}), whole = spec("whole", {24, 5}, {}, 32);
+  table.parts = vector.parts = 3;
+  table.held = vector.held = {.first = 2, .count = 4};  // of the 8 of each part
+  const auto runs_of = [](const ParamSpec& s) {
+    std::vector<std::vector<int64_t>> runs;
+    for (const ElementRun& run : s.runs()) runs.push_back({run.at, run.first, run.count});
+    return runs;
+  };
+  using Runs = std::vector<std::vector<int64_t>>;
+  CHECK(runs_of(table) == Runs{{0, 10, 20}, {20, 50, 20}, {40, 90, 20}});
+  CHECK(runs_of(vector) == Runs{{0, 2, 4}, {4, 10, 4}, {8, 18, 4}});
+  CHECK(runs_of(whole) == Runs{{0, 0, 120}});
+  ParamStore store;
+  store.add(table);
+  store.allocate(cpu_runtime(), DType::kF32);
+  CHECK(store.find("keys")->value.shape() == Shape{12, 5});
+  table.held.count = 7;
+  CHECK(error_of([&] { ParamStore().add(table); }).says("keys: cannot hold rows 2 to 9 of [24, 5] in 3 parts"));
+}
+
 // Kills: gradients of bf16 parameters in bf16, a gradient bound to another parameter's range.
 TEST_CASE("gradients share the index space of values, in the accumulate type", "[params]") {
   ParamStore store;

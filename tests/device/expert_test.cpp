@@ -132,7 +132,7 @@ void check_near(const Outcome& found, const Outcome& expected, double tolerance)
 // rank.
 TEST_CASE("blocks spread over two GPUs train as on two CPU ranks and on one", "[device][expert]") {
   if (!has_gpus(2)) return;
-  for (const char* method : {"avg_k", "switch", "vanilla_m"}) {
+  for (const char* method : {"avg_k", "switch", "vanilla_m", "finedeep"}) {
     INFO(method);
     const Config config = training_of(method, Precision::kFp32);
     const Outcome gpus = train(config, Backend::kCuda, {2, 2});

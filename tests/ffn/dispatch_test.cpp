@@ -3,6 +3,7 @@
 #include "ffn/dispatch.h"
 
 #include "comm/threads.h"
+#include "kernels/ops.h"
 #include "support/catch.h"
 #include "support/counting_communicator.h"
 #include "support/late_communicator.h"
@@ -139,6 +140,49 @@ class Rank {
            "expert_.traffic.total_bytes() == expected_bytes(kWidth + kOut + 2 * kPerToken, kWidth + kPerToken)");
   }
 
+  // Every rank makes rank + 1 of a token; columns, as many a rank, come back as they went.
+  void check_all_blocks() {
+    const int64_t R = share_.ranks, C = 2 * R;
+    const Tensor y = tensor({kTokens, kOut}, DType::kF32), bias = tensor({kOut}, DType::kF32);
+    const Tensor columns = tensor({kTokens, C}, DType::kF32), returned = tensor({kTokens, C}, DType::kF32);
+    for (int64_t j = 0; j < kOut; ++j) bias.data<float>()[j] = 3;
+    for (int64_t i = 0; i < kTokens * C; ++i) columns.data<float>()[i] = static_cast<float>(token(0) * C + i);
+    Context ctx = context();
+    expert_.traffic = {};
+    std::multiset<int64_t> arrived, expected;
+    std::vector<int64_t> under_way;
+    use_all_blocks(ctx, share_, {x_, Tensor(), columns},
+                   {{.out = y, .bias = bias, .what = "y"}, {.out = returned, .bias = {}, .what = "columns"}},
+                   [&](std::span<const Tensor> results, std::span<const Tensor> here) {
+                     under_way.push_back(late_.under_way());
+                     expect(!here[1].defined(), "what is absent does not travel");
+                     for (int64_t n = 0; n < here[0].rows(); ++n) {
+                       arrived.insert(static_cast<int64_t>(here[0].data<float>()[n * kWidth]) / 100);
+                       for (int64_t j = 0; j < kOut; ++j) {
+                         results[0].data<float>()[n * kOut + j] =
+                             static_cast<float>(share_.rank + 1) * here[0].data<float>()[n * kWidth + j];
+                       }
+                     }
+                     const Tensor own = own_columns(ctx, share_, here[2]);
+                     fill_own_columns(ctx, share_, results[1],
+                                      [&](const Tensor& place) { ops::copy(ctx.stream, place, own); });
+                   });
+    for (int64_t t = 0; t < R * kTokens; ++t) expected.insert(t);
+    expect(arrived == expected, "every token comes once");
+    expect(under_way == std::vector<int64_t>{2, 2 + 2, 2}, "a chunk is on its way while another is worked on");
+    for (int64_t n = 0; n < kTokens; ++n) {
+      for (int64_t j = 0; j < kOut; ++j) {
+        expect(y.data<float>()[n * kOut + j] == static_cast<double>(R * (R + 1) / 2) * x_of(token(n), j) + 3,
+               "what all ranks made, and the bias once");
+      }
+    }
+    for (int64_t i = 0; i < kTokens * C; ++i) {
+      expect(returned.data<float>()[i] == columns.data<float>()[i], "columns come back in their places");
+    }
+    expect(expert_.traffic.total_bytes() == static_cast<double>(4 * (R - 1) * kTokens * (kWidth + kOut + 2 * C)),
+           "bytes of tokens and results alone");
+  }
+
  private:
   void expect(bool holds, const char* what) const {  // assertions of the test framework are for one thread
     if (!holds) problems_.insert(cat("rank ", share_.rank, ": ", what));
@@ -271,6 +315,25 @@ TEST_CASE("both dispatchers bring every token to its blocks once, bring its sums
         });
         CHECK(problems == std::set<std::string>{});
       }
+    }
+  }
+}
+
+// Kills: a list of choices that travels for nothing, a way by choices that nobody made, columns of another rank.
+TEST_CASE("tokens that use all blocks go to every rank once, whatever the dispatcher, and send no choices",
+          "[expert]") {
+  for (const Dispatch dispatch : {Dispatch::kGather, Dispatch::kAllToAll}) {
+    for (const int ranks : {2, 3, 8}) {
+      INFO(ranks << " ranks, " << (dispatch == Dispatch::kGather ? "gather" : "all_to_all"));
+      std::mutex guard;
+      std::set<std::string> problems;
+      run_threads(ranks, [&](Communicator& comm) {
+        Rank rank(comm, kPatterns[0], dispatch, Copied::kInTheEnd);
+        rank.check_all_blocks();
+        const std::lock_guard<std::mutex> lock(guard);
+        problems.insert(rank.problems().begin(), rank.problems().end());
+      });
+      CHECK(problems == std::set<std::string>{});
     }
   }
 }

@@ -79,19 +79,22 @@ TEST_CASE("tokens of layers whose blocks are spread take the collectives that ar
 
 // Kills: choices of all ranks counted on each; a micro-batch that is not multiplied.
 TEST_CASE("spreading blocks takes a rank as many FLOPs as holding them all", "[measure]") {
-  Config config = config_for("rand_hash", {1, 1});
-  config.train.recompute = Recompute::kFfn;  // spread blocks are always recomputed
-  config.train.tokens_per_step = config.model.context;
-  const double one = Engine::measure(config, 0, 1).flops;
-  CHECK(one > 0);
-  config.train.tokens_per_step = 3 * config.model.context;
-  CHECK(Engine::measure(config, 0, 1).flops == Approx(3 * one).epsilon(1e-12));
-  for (const int ranks : {2, 4}) {
-    config.parallel.expert = ranks;
-    config.train.tokens_per_step = ranks * config.model.context;
-    for (const Dispatch dispatch : {Dispatch::kGather, kAllToAll}) {
-      config.parallel.dispatch = dispatch;
-      CHECK(Engine::measure(config, 0, ranks).flops == Approx(one).epsilon(1e-12));
+  for (const char* method : {"rand_hash", "finedeep", "finedeep, softmax", "pkm, dense softmax"}) {
+    INFO(method);
+    Config config = config_for(method, {1, 1});
+    config.train.recompute = Recompute::kFfn;  // spread blocks are always recomputed
+    config.train.tokens_per_step = config.model.context;
+    const double one = Engine::measure(config, 0, 1).flops;
+    CHECK(one > 0);
+    config.train.tokens_per_step = 3 * config.model.context;
+    CHECK(Engine::measure(config, 0, 1).flops == Approx(3 * one).epsilon(1e-12));
+    for (const int ranks : {2, 4}) {
+      config.parallel.expert = ranks;
+      config.train.tokens_per_step = ranks * config.model.context;
+      for (const Dispatch dispatch : {Dispatch::kGather, kAllToAll}) {
+        config.parallel.dispatch = dispatch;
+        CHECK(Engine::measure(config, 0, ranks).flops == Approx(one).epsilon(1e-12));
+      }
     }
   }
 }

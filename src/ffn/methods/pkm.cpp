@@ -284,7 +284,7 @@ std::unique_ptr<FfnOptions> parse(ConfigReader& reader, const ModelConfig& model
   const bool dense = reader.optional<bool>(
       "dense_scores", false,
       "Weigh all cells by the sum of the heads' scores, as the published runs of arXiv 2310.10837 do; active_cells and "
-      "expert_compute have no effect then.");
+      "expert_compute have no effect then, and parallel.expert divides the first half keys.");
   if (dense) return std::make_unique<DensePkm>(sparse.shape, keys);
   return std::make_unique<Pkm>(sparse, keys);
 }
