@@ -132,9 +132,10 @@ void check_near(const Outcome& found, const Outcome& expected, double tolerance)
 // rank.
 TEST_CASE("blocks spread over two GPUs train as on two CPU ranks and on one", "[device][expert]") {
   if (!has_gpus(2)) return;
-  for (const char* method : {"avg_k", "switch", "vanilla_m", "finedeep"}) {
+  for (const char* method : {"avg_k", "switch", "vanilla_m", "finedeep", "pkm"}) {
     INFO(method);
-    const Config config = training_of(method, Precision::kFp32);
+    Config config = training_of(method, Precision::kFp32);
+    if (std::string(method) == "pkm") config.model.sparse_ffn.as_array()[0]["dense_scores"] = true;  // all cells
     const Outcome gpus = train(config, Backend::kCuda, {2, 2});
     const Outcome one = train(config, Backend::kCpu, {1, 1});
     check_near(gpus, train(config, Backend::kCpu, {2, 2}), 1e-5);

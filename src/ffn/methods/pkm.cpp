@@ -66,7 +66,7 @@ class DensePkmFfn final : public FfnLayer {
   Weights weigh(Context&, const Halves&, DType) const;
   void forward_here(Context&, Tensor y, const Halves&) const;
   void backward_here(Context&, const Halves& gradient, const Tensor& dy, const Halves&) const;
-  void backward_cells(Context&, Tensor down, Tensor dh2, const Tensor& da, const Weights&) const;
+  void backward_cells(Context&, Tensor dh1, Tensor dh2, const Tensor& da, const Weights&) const;
   ProductKeys::Scores scores_of(const Tensor& h1, const Tensor& h2) const {
     return {.s1 = h1.view({1, h1.rows(), h1.cols()}), .s2 = h2.view({1, h2.rows(), h2.cols()})};
   }
@@ -185,22 +185,22 @@ void DensePkmFfn::backward_here(Context& ctx, const Halves& gradient, const Tens
     ops::matmul(stream, da, part(dy), Transpose::kNo, tables_.values->value, Transpose::kYes, Tensor(),
                 Accumulate::kNo);
     fill_own_columns(ctx, tables_.share, part(gradient.h1),
-                     [&](const Tensor& down) { backward_cells(ctx, down, part(gradient.h2), da, w); });
+                     [&](const Tensor& dh1) { backward_cells(ctx, dh1, part(gradient.h2), da, w); });
   }
 }
 
-// a = p1[i1]·p2[i2], or f(s1[i1] + s2[i2]); da is overwritten. down: like w.own.
-void DensePkmFfn::backward_cells(Context& ctx, Tensor down, Tensor dh2, const Tensor& da, const Weights& w) const {
+// a = p1[i1]·p2[i2], or f(s1[i1] + s2[i2]); da is overwritten. dh1: of this rank's columns, like w.own.
+void DensePkmFfn::backward_cells(Context& ctx, Tensor dh1, Tensor dh2, const Tensor& da, const Weights& w) const {
   const ArenaScope scope(ctx.scratch);
-  Tensor first = down;
+  Tensor ds1 = dh1;
   if (softmax()) {
     const Shape blocks{w.own.numel(), dh2.cols()};
-    ops::weigh_backward(ctx.stream, da.view(blocks), down, w.cells.view(blocks), w.own, Tensor());
-    first = ctx.scratch.allocate(down.shape(), down.dtype(), "no half score gradients 1");
+    ops::weigh_backward(ctx.stream, da.view(blocks), dh1, w.cells.view(blocks), w.own, Tensor());
+    ds1 = ctx.scratch.allocate(dh1.shape(), dh1.dtype(), "not wanted");
   } else {
     ops::activation_backward(ctx.stream, da, Tensor(), da, w.cells, Tensor(), keys_.options().weight);
   }
-  const ProductKeys::Scores gradient = scores_of(first, dh2);
+  const ProductKeys::Scores gradient = scores_of(ds1, dh2);
   ops::product_scores_backward(ctx.stream, gradient.s1, gradient.s2, da, Tensor());
 }
 
