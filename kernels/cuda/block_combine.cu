@@ -177,7 +177,7 @@ constexpr int kSumThreads = 256, kSumColumns = 8;
 // places are not written. For so many blocks a multiprocessor, because for more the compiler would ask for one product
 // when it adds it.
 template <int kSumBatch>
-__global__ void __launch_bounds__(kSumThreads, kSumBatch == 8 ? 3 : 5)
+__global__ void __launch_bounds__(kSumThreads, kSumBatch == 8 ? 3 : 4)
     sum_products_kernel(Combination<bfloat16> c, Products p) {
   using Term = Pack<bfloat16, kSumColumns>;
   const auto pitch = static_cast<unsigned>(p.end - p.column), packs = pitch / kSumColumns;

@@ -168,17 +168,15 @@ __device__ __forceinline__ void multiply_units(const BlockProduct& p, RowOf&& ro
       wait_for_copies<kStages - 3>();
       publish_copies();
       __syncthreads();  // this step is there, and no warpgroup multiplies the one before the last any more
-      if (unit.tile.first + row < unit.tile.last) {  // else the warpgroup has no row
-        begin_products();
-        SFFN_UNROLL for (int i = 0; i < kPanelWidth; i += 16) {
-          const bfloat16* w = stages[stage].w;
-          add_products<kAcross>(
-              sum, describe_along(stages[stage].left, row, i),
-              kAcross ? describe_across(w, kPanelWidth * kPanelWidth * sizeof(bfloat16), i) : describe_along(w, 0, i),
-              k + i > 0);
-        }
-        commit_products();
+      begin_products();
+      SFFN_UNROLL for (int i = 0; i < kPanelWidth; i += 16) {
+        const bfloat16* w = stages[stage].w;
+        add_products<kAcross>(
+            sum, describe_along(stages[stage].left, row, i),
+            kAcross ? describe_across(w, kPanelWidth * kPanelWidth * sizeof(bfloat16), i) : describe_along(w, 0, i),
+            k + i > 0);
       }
+      commit_products();
       copies.ask(stages[(stage + kStages - 2) % kStages]);
       commit_copies();
       wait_for_products<1>(sum);
