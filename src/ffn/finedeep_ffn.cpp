@@ -58,8 +58,9 @@ class Finedeep final : public FfnLayer {
   struct Tables {
     Tensor keys, gate_keys, values, router;
   };
-  Tables values_of_sub(int64_t j) const;
-  Tables gradients_of_sub(int64_t j) const;
+  Tables tables_of_sub(int64_t j, Tensor Param::*part) const;
+  Tables values_of_sub(int64_t j) const { return tables_of_sub(j, &Param::value); }
+  Tables gradients_of_sub(int64_t j) const { return tables_of_sub(j, &Param::grad); }
   Tensor own_router(const Tensor& router) const { return router.slice(first_own_expert_, own_experts_); }
 
   bool spread() const { return tables_.share.spread(); }
@@ -123,20 +124,12 @@ Finedeep::Finedeep(const FfnBuild& build, const FinedeepConfig& config, const Ff
       {.name = name + "counters", .shape = {1 + kNearZero.size()}, .kind = StateSpec::Kind::kCounter});
 }
 
-Finedeep::Tables Finedeep::values_of_sub(int64_t j) const {
-  const auto rows = [&](const Param* table) { return table->value.slice(j * own_cells_, own_cells_); };
+Finedeep::Tables Finedeep::tables_of_sub(int64_t j, Tensor Param::*part) const {
+  const auto rows = [&](const Param* table) { return (table->*part).slice(j * own_cells_, own_cells_); };
   return {.keys = rows(tables_.keys),
           .gate_keys = rows(tables_.gate_keys),
           .values = rows(tables_.values),
-          .router = routers_.empty() ? Tensor() : routers_[static_cast<size_t>(j)]->value};
-}
-
-Finedeep::Tables Finedeep::gradients_of_sub(int64_t j) const {
-  const auto rows = [&](const Param* table) { return table->grad.slice(j * own_cells_, own_cells_); };
-  return {.keys = rows(tables_.keys),
-          .gate_keys = rows(tables_.gate_keys),
-          .values = rows(tables_.values),
-          .router = routers_.empty() ? Tensor() : routers_[static_cast<size_t>(j)]->grad};
+          .router = routers_.empty() ? Tensor() : routers_[static_cast<size_t>(j)]->*part};
 }
 
 Tensor Finedeep::allocate(Arena& arena, const Tensor& like, std::string_view what) const {
