@@ -16,6 +16,7 @@ import unittest
 ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 sys.path[:0] = [os.path.join(ROOT, "scripts"), os.path.join(ROOT, "tools", "bench")]
 import gpu_check  # noqa: E402
+import gpu_check_ranks  # noqa: E402
 import gpu_check_report  # noqa: E402
 import peers  # noqa: E402
 
@@ -97,7 +98,7 @@ mkdir "$4"
 for step in 1 2 3 4 5 6; do echo '{"step": '$step', "loss": 2, "grad_norm": 1}'; done >"$4/metrics.jsonl"
 ''')
         begin = time.monotonic()
-        report = self.check([("ranks", "two", 14, gpu_check.ranks)])
+        report = self.check([("ranks", "two", 14, gpu_check_ranks.ranks)])
         self.assertLess(time.monotonic() - begin, 30)
         self.assertEqual(self.written()["machine"]["commit"], "abc")
         slot = report["slots"]["ranks"]
@@ -114,10 +115,10 @@ for step in 1 2 3 4 5 6; do echo '{"step": '$step', "loss": 2, "grad_norm": 1}';
 
     # Kills: the last step alone, an absolute error, one tolerance for both, a lost step that nobody misses.
     def test_the_worst_step_decides(self):
-        one = [{"loss": 100.0, "grad_norm": 0.01} for _ in range(gpu_check.RANK_STEPS)]
+        one = [{"loss": 100.0, "grad_norm": 0.01} for _ in range(gpu_check_ranks.RANK_STEPS)]
 
         def held(**first):
-            return gpu_check.hold_against([{**one[0], **first}] + one[1:], one)
+            return gpu_check_ranks.hold_against([{**one[0], **first}] + one[1:], one)
 
         self.assertEqual(held(), {"agree": True, "loss": 0, "grad_norm": 0})
         self.assertTrue(held(loss=100.0009)["agree"])
@@ -127,7 +128,7 @@ for step in 1 2 3 4 5 6; do echo '{"step": '$step', "loss": 2, "grad_norm": 1}';
         self.assertFalse(held(grad_norm=0.010002)["agree"])
         self.assertFalse(held(loss=float("nan"))["agree"])
         with self.assertRaises(RuntimeError):
-            gpu_check.hold_against(one[1:], one)
+            gpu_check_ranks.hold_against(one[1:], one)
 
 
 class Commit(unittest.TestCase):
