@@ -1,4 +1,4 @@
-// dbias[i·G + j] += Σ of dz[p,j] over the sorted rows p of block i                    dbias [M] f32  dz [P,G] f32 or bf16
+// dbias[i·G + j] += Σ of dz[p,j] over the sorted rows p of block i       dbias [M] f32  dz [P,G] f32 or bf16
 // A block of threads owns cells of one block of cells: lanes take as many as they load at once, the others of the 256
 // threads every so many-th row, chunk after chunk, four loads at a time; their sums are added in order.
 #include "kernels/cuda/block_rows.cuh"

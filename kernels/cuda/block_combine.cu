@@ -151,20 +151,56 @@ __global__ void __launch_bounds__(kThreads, 2) multiply_rows_kernel(Products p) 
       });
 }
 
+// The rows of h are those of the routing.
+struct SortedRows {
+  static __device__ __forceinline__ int32_t found(int32_t row) { return row; }
+  static __device__ __forceinline__ int32_t row_of(int32_t row) { return row; }
+};
+
+// Choices of the rows that a lane has of 16 after turn_rows; -1: none.
+struct TurnedChoices {
+  int32_t of_row[4];
+};
+
+template <int kUnitColumns>
+__device__ __forceinline__ void write_turned(const Products& p, const UnitEnd<kUnitColumns>& end,
+                                             const TurnedChoices& choices, int column) {
+  const int pieces = (p.end - p.column) / kPiece, first = (column - p.column) / kPiece + lane_of_warp() % 8;
+  uint4* row[4];
+  SFFN_UNROLL for (int i = 0; i < 4; ++i) {
+    row[i] = reinterpret_cast<uint4*>(p.products) + int64_t{choices.of_row[i] - first_choice(p)} * pieces + first;
+  }
+  SFFN_UNROLL for (int j = 0; j < kUnitColumns / 8; j += 8) {
+    SFFN_UNROLL for (int half = 0; half < 2; ++half) {
+      uint32_t word[8];
+      uint4 piece[2];
+      SFFN_UNROLL for (int i = 0; i < 8; ++i) {
+        word[i] = rounded_pair(end.sum[j + i].at[2 * half], end.sum[j + i].at[2 * half + 1]);
+      }
+      turn_rows(piece, word, end.turned);
+      SFFN_UNROLL for (int i = 0; i < 2; ++i) {
+        if (choices.of_row[2 * half + i] >= 0 && first + j < pieces) row[2 * half + i][j] = piece[i];
+      }
+    }
+  }
+}
+
 template <int kUnitColumns>
 __global__ void __launch_bounds__(GroupProduct<kUnitColumns>::kThreads, GroupProduct<kUnitColumns>::kBlocks)
     multiply_rows_on_warpgroups_kernel(Products p, BlockProduct product) {
 #if SFFN_WGMMA
-  const auto row_of = [](int64_t row) { return static_cast<int32_t>(row); };
-  const auto places_of = [&](const ProductUnit& unit) {
-    const int64_t row = unit.tile.first + static_cast<int>(threadIdx.x) / 32 * 16 + lane_of_warp() / 4;
-    const auto place = [&](int64_t r) { return r < unit.tile.last ? p.rows.order[r] - first_choice(p) : -1; };
-    return Places{place(row), place(row + 8)};
+  const auto choices_of = [&](const ProductUnit& unit) {
+    TurnedChoices choices;
+    SFFN_UNROLL for (int i = 0; i < 4; ++i) {
+      const int row = unit.first + static_cast<int>(threadIdx.x) / 32 * 16 + 4 * i + lane_of_warp() / 8;
+      choices.of_row[i] = row < unit.last ? p.rows.order[row] : -1;
+    }
+    return choices;
   };
   multiply_units<true, kUnitColumns>(
-      product, row_of, places_of,
-      [&](const ProductUnit& unit, const Places& places, const FragmentC(&sum)[kUnitColumns / 8]) {
-        write_products(p, sum, places, unit.column);
+      product, SortedRows{}, choices_of,
+      [&](const ProductUnit& unit, const TurnedChoices& choices, const UnitEnd<kUnitColumns>& end) {
+        write_turned(p, end, choices, unit.column);
       });
 #else
   __trap();  // the host asks for it where it is compiled
@@ -255,6 +291,7 @@ void multiply_rows_on_warpgroups(Stream& stream, const Work& work, const Product
                              .w = p.w,
                              .G = p.G,
                              .D = p.D,
+                             .bias = nullptr,
                              .begin = p.column,
                              .end = p.end,
                              .list = p.list,

@@ -5,7 +5,8 @@
 // Blocks of threads stay on their multiprocessor and take one unit after another: a tile of 128 rows and kColumns
 // columns, two warpgroups of 64 rows each. Copies of 64 depths are two steps ahead of the products, beyond the end of a
 // unit too. The units of one tile of rows are neighbours, and so are those of one block, so that what they share meets
-// in L2.
+// in L2. At the end of a unit nothing multiplies: its results leave by rows (turn_rows), what is added to them is there
+// with the factors, and what the next units are is read a whole unit before it is looked at.
 #pragma once
 #include "kernels/cuda/launch.cuh"
 #include "kernels/cuda/row_tiles.cuh"
@@ -18,9 +19,10 @@ namespace sffn::cuda {
 struct BlockProduct {
   const bfloat16 *left, *w;
   int G, D;
-  int begin, end;    // columns of the product
-  TileList list;     // of rows
-  int first, slots;  // of the list
+  const float* bias;  // where w lies along the depth, [B·G]: of the columns of c; null: none
+  int begin, end;     // columns of the product
+  TileList list;      // of rows
+  int first, slots;   // of the list
 };
 
 template <int kColumns>
@@ -30,12 +32,17 @@ struct GroupProduct {
   struct Stage {                                          // shared
     bfloat16 left[kTileRows * kPanelWidth], w[kColumns * kPanelWidth];
   };
-  static constexpr size_t kBytes = kStages * sizeof(Stage) + kPanelAlignment;
+  struct Memory {  // shared
+    Stage stages[kStages];
+    float bias[kStages][kColumns];  // of the unit whose last step has the stage
+    bfloat16 turned[kThreads / 32][kTurnedRows * kPanelWidth];
+  };
+  static constexpr size_t kBytes = sizeof(Memory) + kPanelAlignment;
 };
 
-// A unit of a block of threads.
+// A unit of a block of threads: rows [first, last) of one block and columns from `column` on.
 struct ProductUnit {
-  RowTile tile;
+  int32_t block, first, last;
   int column;
 };
 
@@ -45,12 +52,16 @@ class UnitWalk {
   __device__ __forceinline__ UnitWalk(const BlockProduct& p, int columns)
       : p_(p), columns_(columns), parts_((p.end - p.begin + columns - 1) / columns), next_(blockIdx.x) {}
 
+  // Asks memory for the unit's tile, and does not look at it.
   __device__ __forceinline__ bool next(ProductUnit& unit) {
+    const auto most = static_cast<unsigned>(p_.list.most);
     for (const unsigned units = p_.slots * parts_; next_ < units;) {
-      const unsigned slot = next_ / parts_, part = next_ % parts_;
+      const unsigned slot = p_.first + next_ / parts_, part = next_ % parts_, segment = slot / most;
       next_ += gridDim.x;
-      if (!listed_tile(unit.tile, p_.list, p_.first + slot)) continue;
-      unit.column = p_.begin + static_cast<int>(part) * columns_;
+      if (segment != segment_) segment_ = segment, count_ = static_cast<unsigned>(p_.list.counts[segment]);
+      if (slot - segment * most >= count_) continue;
+      const ListedTile& tile = p_.list.tiles[slot];
+      unit = {tile.block, tile.first, tile.last, p_.begin + static_cast<int>(part) * columns_};
       return true;
     }
     return false;
@@ -59,22 +70,24 @@ class UnitWalk {
  private:
   const BlockProduct& p_;
   int columns_;
-  unsigned parts_, next_;
+  unsigned parts_, next_, segment_ = ~0u, count_ = 0;  // tiles of the segment
 };
 
 // Where the copies of a block of threads are. A thread copies the same piece of every kStep-th row of a panel.
-// row_of(i): the row of left of sorted row i.
-template <bool kAcross, int kColumns, class RowOf>
+// Of sorted row i, row_of(found(i)) is the row of left, and found(i) all of memory that it takes to know it.
+template <bool kAcross, int kColumns, class Left>
 class ProductCopies {
  public:
-  __device__ __forceinline__ ProductCopies(const BlockProduct& p, RowOf& row_of)
-      : p_(p), row_of_(row_of), walk_(p, kColumns), depth_(kAcross ? p.G : p.D) {
+  __device__ __forceinline__ ProductCopies(const BlockProduct& p, const Left& left)
+      : p_(p), rows_of_left_(left), walk_(p, kColumns), depth_(kAcross ? p.G : p.D) {
+    any_after_ = walk_.next(after_);
     look_ahead();
     advance();
   }
   // Asks for the next step, if there is one; what does not exist is zero.
-  __device__ __forceinline__ void ask(typename GroupProduct<kColumns>::Stage& stage) {
+  __device__ __forceinline__ void ask(typename GroupProduct<kColumns>::Memory& memory, int of_stage) {
     if (!any_) return;
+    auto& stage = memory.stages[of_stage];
     const int row = row_of_thread(), column = column_of_thread();
     bfloat16* left = piece_at(stage.left, row, column / kPiece);
     SFFN_UNROLL for (int i = 0; i < kRows; ++i) {
@@ -100,7 +113,11 @@ class ProductCopies {
       w_ += kPanelWidth;
     }
     k_ += kPanelWidth;
-    if (k_ >= depth_) advance();
+    if (k_ < depth_) return;
+    if (const int me = static_cast<int>(threadIdx.x); p_.bias != nullptr && me < kColumns) {
+      copy_async<4>(&memory.bias[of_stage][me], p_.bias + first_of_w_ + me, me < columns_);
+    }
+    advance();
   }
 
  private:
@@ -112,54 +129,66 @@ class ProductCopies {
     return static_cast<int>(threadIdx.x) % kPanelPieces * kPiece;
   }
 
-  // To the unit after this one: found now, as the way to its rows is two reads of memory long.
+  // What advance will need of memory is asked for a unit before: it is a way of two reads to the rows of a unit.
   __device__ __forceinline__ void look_ahead() {
-    any_next_ = walk_.next(next_);
+    next_ = after_, any_next_ = any_after_;
     SFFN_UNROLL for (int i = 0; i < kRows; ++i) {
-      const int64_t row = next_.tile.first + row_of_thread() + i * kStep;
-      next_row_[i] = any_next_ && row < next_.tile.last ? row_of_(row) : 0;
+      const int row = next_.first + row_of_thread() + i * kStep;
+      if (any_next_ && row < next_.last) found_[i] = rows_of_left_.found(row);
     }
+    any_after_ = any_after_ && walk_.next(after_);
   }
   __device__ __forceinline__ void advance() {
     k_ = 0, any_ = any_next_;
     if (!any_) return;
     const int row = row_of_thread(), column = column_of_thread();
-    rows_ = static_cast<int>(next_.tile.last - next_.tile.first), columns_ = p_.end - next_.column;
-    SFFN_UNROLL for (int i = 0; i < kRows; ++i) left_[i] = p_.left + int64_t{next_row_[i]} * depth_ + column;
-    const int64_t first = next_.tile.block * p_.G;
-    w_ = p_.w + (kAcross ? (first + row) * p_.D + next_.column + column : (first + next_.column + row) * p_.D + column);
+    rows_ = next_.last - next_.first, columns_ = p_.end - next_.column;
+    SFFN_UNROLL for (int i = 0; i < kRows; ++i) {
+      left_[i] = p_.left + int64_t{rows_of_left_.row_of(found_[i])} * depth_ + column;  // some row, where there is none
+    }
+    first_of_w_ = int64_t{next_.block} * p_.G + (kAcross ? 0 : next_.column);
+    w_ = p_.w + (first_of_w_ + row) * p_.D + (kAcross ? next_.column : 0) + column;
     look_ahead();
   }
 
   const BlockProduct& p_;
-  RowOf& row_of_;
+  const Left& rows_of_left_;
   UnitWalk walk_;
   int depth_;
-  // this unit: its rows and columns, where the thread's first pieces of the next step are
+  // this unit: its rows and columns, the first row of w, where the thread's first pieces of the next step are
   int k_ = 0, rows_ = 0, columns_ = 0;
+  int64_t first_of_w_ = 0;
   const bfloat16 *left_[kRows], *w_ = nullptr;
-  bool any_ = false, any_next_ = false;
-  ProductUnit next_ = {};
-  int32_t next_row_[kRows];
+  bool any_ = false, any_next_ = false, any_after_ = false;
+  ProductUnit next_ = {}, after_ = {};
+  int32_t found_[kRows] = {};
 };
 
-// All units of a block of threads. prepare(unit), also of one without rows, reads what finish(unit, prepared, sums)
-// will need, which gets 16 rows of the unit and all its columns a warp.
-template <bool kAcross, int kColumns, class RowOf, class Prepare, class Finish>
-__device__ __forceinline__ void multiply_units(const BlockProduct& p, RowOf&& row_of, Prepare&& prepare,
+// What a warp has at the end of a unit: sums of its 16 rows and all columns, and memory to turn them.
+template <int kColumns>
+struct UnitEnd {
+  const FragmentC (&sum)[kColumns / 8];
+  const float* bias;  // of the unit's columns, shared; null: none
+  bfloat16* turned;   // shared
+};
+
+// All units of a block of threads. left: see ProductCopies. prepare(unit), also of one without rows, reads what
+// finish(unit, prepared, end) will need.
+template <bool kAcross, int kColumns, class Left, class Prepare, class Finish>
+__device__ __forceinline__ void multiply_units(const BlockProduct& p, const Left& left, Prepare&& prepare,
                                                Finish&& finish) {
   using Product = GroupProduct<kColumns>;
   constexpr int kStages = Product::kStages;
-  auto* stages = panels_of_block<typename Product::Stage>();
+  auto& memory = *panels_of_block<typename Product::Memory>();
   const int row = static_cast<int>(threadIdx.x) / 128 * 64, depth = kAcross ? p.G : p.D;
-  ProductCopies<kAcross, kColumns, RowOf> copies(p, row_of);
+  ProductCopies<kAcross, kColumns, Left> copies(p, left);
   UnitWalk walk(p, kColumns);
   SFFN_UNROLL for (int s = 0; s < kStages - 2; ++s) {
-    copies.ask(stages[s]);
+    copies.ask(memory, s);
     commit_copies();
   }
   FragmentC sum[kColumns / 8] = {};
-  int stage = 0;
+  int stage = 0, last = 0;  // stages of the next step and of the one before
   ProductUnit unit = {};
   bool any = walk.next(unit);
   auto prepared = prepare(unit);
@@ -170,23 +199,24 @@ __device__ __forceinline__ void multiply_units(const BlockProduct& p, RowOf&& ro
       __syncthreads();  // this step is there, and no warpgroup multiplies the one before the last any more
       begin_products();
       SFFN_UNROLL for (int i = 0; i < kPanelWidth; i += 16) {
-        const bfloat16* w = stages[stage].w;
+        const bfloat16* w = memory.stages[stage].w;
         add_products<kAcross>(
-            sum, describe_along(stages[stage].left, row, i),
+            sum, describe_along(memory.stages[stage].left, row, i),
             kAcross ? describe_across(w, kPanelWidth * kPanelWidth * sizeof(bfloat16), i) : describe_along(w, 0, i),
             k + i > 0);
       }
       commit_products();
-      copies.ask(stages[(stage + kStages - 2) % kStages]);
+      copies.ask(memory, (stage + kStages - 2) % kStages);
       commit_copies();
       wait_for_products<1>(sum);
-      stage = (stage + 1) % kStages;
+      last = stage, stage = (stage + 1) % kStages;
     }
     ProductUnit next = {};  // read while the last products are under way
     any = walk.next(next);
     const auto prepared_next = prepare(next);
     wait_for_products<0>(sum);
-    finish(unit, prepared, sum);
+    finish(unit, prepared,
+           UnitEnd<kColumns>{sum, p.bias != nullptr ? memory.bias[last] : nullptr, memory.turned[threadIdx.x / 32]});
     unit = next, prepared = prepared_next;
   }
 }

@@ -6,7 +6,7 @@
 // Any type and size: 64 rows and 64 cells by fp32 multiply-adds (block_rows.cuh).
 // bf16 of 16 cells and more whose rows are whole 16 bytes: tensor cores, 128 rows and 16 to 128 cells, 64 elements of D
 // at a time, three stages of asynchronous copies; a warp has up to 64 × 32 results. Tiles come in segments of tokens
-// whose rows of x stay in L2 (row_tiles.cuh). On sm_90a, from 33 cells on: block_product.cuh.
+// whose rows of x stay in L2 (row_tiles.cuh). On sm_90a, 33 cells and more, rows of whole 16 bytes: block_product.cuh.
 #include "kernels/cuda/activation.cuh"
 #include "kernels/cuda/block_product.cuh"
 #include "kernels/cuda/block_rows.cuh"
@@ -156,8 +156,8 @@ __device__ __forceinline__ void activate(uint32_t (&z)[kWords], const uint32_t (
 // z = sums + bias, and h, at the tile's 16 rows from `row` on and cells from `cell` on. Four fragments, 32 cells, leave
 // at once where their rows allow it: 16 bytes a lane.
 template <bool kPacks, class F, int kN>
-__device__ __forceinline__ void write_sums_as(const Projection<bfloat16>& p, const FragmentC (&sum)[kN],
-                                              const RowTile& tile, int row, int cell) {
+__device__ __forceinline__ void write_sums(const Projection<bfloat16>& p, const FragmentC (&sum)[kN],
+                                           const RowTile& tile, int row, int cell) {
   constexpr int kAtOnce = kN < 4 ? kN : 4;
   const int g = lane_of_warp() / 4, t = lane_of_warp() % 4;
   const float* bias = p.bias != nullptr ? p.bias + tile.block * p.G : nullptr;
@@ -192,10 +192,49 @@ __device__ __forceinline__ void write_sums_as(const Projection<bfloat16>& p, con
   }
 }
 
-template <class F, int kN>
-__device__ __forceinline__ void write_sums(const Projection<bfloat16>& p, const FragmentC (&sum)[kN],
-                                           const RowTile& tile, int row, int cell) {
-  p.packs ? write_sums_as<true, F>(p, sum, tile, row, cell) : write_sums_as<false, F>(p, sum, tile, row, cell);
+// Eight cells of z and of h; e: the first one's place in both.
+template <bool kGated, class F>
+__device__ __forceinline__ void write_piece(const Projection<bfloat16>& p, const uint4& piece, int64_t e) {
+  if (p.z != nullptr) *reinterpret_cast<uint4*>(p.z + e) = piece;
+  if constexpr (kActivates<F>) {
+    uint32_t word[4] = {piece.x, piece.y, piece.z, piece.w}, gate[4];
+    if constexpr (kGated) {
+      const uint4 of_gate = *reinterpret_cast<const uint4*>(p.gate + e);
+      gate[0] = of_gate.x, gate[1] = of_gate.y, gate[2] = of_gate.z, gate[3] = of_gate.w;
+    }
+    activate<F>(word, gate, kGated);
+    *reinterpret_cast<uint4*>(p.h + e) = make_uint4(word[0], word[1], word[2], word[3]);
+  }
+}
+
+// z = sums + bias, and h, at the rows of a unit that this warp has.
+template <bool kGated, class F, int kCells>
+__device__ __forceinline__ void write_unit(const Projection<bfloat16>& p, const UnitEnd<kCells>& end,
+                                           const ProductUnit& unit) {
+  const int lane = lane_of_warp(), row = unit.first + static_cast<int>(threadIdx.x) / 32 * 16 + lane / 8;
+  const int cell = unit.column + lane % 8 * kPiece;
+  const int64_t first = int64_t{row} * p.G + cell;
+  SFFN_UNROLL for (int j = 0; j < kCells / 8; j += 8) {
+    float2 added[8];
+    SFFN_UNROLL for (int i = 0; i < 8; ++i) {
+      added[i] = end.bias != nullptr ? *reinterpret_cast<const float2*>(end.bias + 8 * (j + i) + lane % 4 * 2)
+                                     : make_float2(0, 0);
+    }
+    SFFN_UNROLL for (int half = 0; half < 2; ++half) {
+      uint32_t word[8];
+      uint4 piece[2];
+      SFFN_UNROLL for (int i = 0; i < 8; ++i) {
+        const float* at = end.sum[j + i].at + 2 * half;
+        word[i] = rounded_pair(at[0] + added[i].x, at[1] + added[i].y);
+      }
+      turn_rows(piece, word, end.turned);
+      SFFN_UNROLL for (int i = 0; i < 2; ++i) {
+        const int rows = 8 * half + 4 * i;
+        if (row + rows >= unit.last || cell + 8 * j >= p.G) continue;
+        write_piece<kGated, F>(p, piece[i], first + int64_t{rows} * p.G + 8 * j);
+      }
+    }
+  }
 }
 
 // token[r] of row r; -1 behind the last
@@ -231,7 +270,10 @@ __global__ void __launch_bounds__(Cut<kCells>::kThreads, kCells == 128 ? 2 : 3)
         if (useful) add_stage(sum, stages[stage].x, stages[stage].w, row, column);
       });
   if (!useful) return;
-  SFFN_UNROLL for (int i = 0; i < C::kWarpRows / 16; ++i) write_sums<F>(p, sum[i], tile, row + 16 * i, cell + column);
+  SFFN_UNROLL for (int i = 0; i < C::kWarpRows / 16; ++i) {
+    p.packs ? write_sums<true, F>(p, sum[i], tile, row + 16 * i, cell + column)
+            : write_sums<false, F>(p, sum[i], tile, row + 16 * i, cell + column);
+  }
 }
 
 template <int kCells, class F>
@@ -243,15 +285,22 @@ void project_on_tensor_cores(Stream& stream, Projection<bfloat16>& p, const Work
          work, p);
 }
 
+// The rows of x are those of tokens.
+struct RowsOfTokens {
+  const BlockRows& rows;
+  __device__ __forceinline__ int32_t found(int32_t row) const { return rows.order[row]; }
+  __device__ __forceinline__ int32_t row_of(int32_t choice) const { return token_of_choice(rows, choice); }
+};
+
 template <int kCells, class F>
 __global__ void __launch_bounds__(GroupProduct<kCells>::kThreads, GroupProduct<kCells>::kBlocks)
     project_on_warpgroups_kernel(Projection<bfloat16> p, BlockProduct product) {
 #if SFFN_WGMMA
-  const auto token_of = [&](int64_t row) { return token_of_choice(p.rows, p.rows.order[row]); };
   multiply_units<false, kCells>(
-      product, token_of, [](const ProductUnit&) { return 0; },
-      [&](const ProductUnit& unit, int, const FragmentC(&sum)[kCells / 8]) {
-        write_sums<F>(p, sum, unit.tile, static_cast<int>(threadIdx.x) / 32 * 16, unit.column);
+      product, RowsOfTokens{p.rows}, [](const ProductUnit&) { return 0; },
+      [&](const ProductUnit& unit, int, const UnitEnd<kCells>& end) {
+        kActivates<F>&& p.gate != nullptr ? write_unit<kActivates<F>, F>(p, end, unit)
+                                          : write_unit<false, F>(p, end, unit);
       });
 #else
   __trap();  // the host asks for it where it is compiled
@@ -264,6 +313,7 @@ void project_on_warpgroups(Stream& stream, const Projection<bfloat16>& p, const 
                              .w = p.w,
                              .G = p.G,
                              .D = p.D,
+                             .bias = p.bias,
                              .begin = 0,
                              .end = p.G,
                              .list = p.list,
@@ -287,7 +337,7 @@ void on_tensor_cores(Stream& stream, Projection<bfloat16> p, const Work& work) {
   list_tiles(stream, p.list, workspace<char>(stream, p.list.bytes()), p.rows);
   if (p.G <= 16) return project_on_tensor_cores<16, F>(stream, p, work);
   if (p.G <= 32) return project_on_tensor_cores<32, F>(stream, p, work);
-  if (native(stream).capability == kWarpgroupCapability) return project_on_warpgroups<F>(stream, p, work);
+  if (native(stream).capability == kWarpgroupCapability && p.packs) return project_on_warpgroups<F>(stream, p, work);
   columns_of_unit(p.G, 128) == 64 ? project_on_tensor_cores<64, F>(stream, p, work)
                                   : project_on_tensor_cores<128, F>(stream, p, work);
 }

@@ -159,17 +159,23 @@ __global__ void __launch_bounds__(kThreads, 2)
   }
 }
 
-// A block of threads has kThreads pairs of elements of one block.
-__global__ void __launch_bounds__(kThreads) add_partials_kernel(float* dw, Pieces pieces, int64_t pairs) {
-  const int64_t parts = (pairs + kThreads - 1) / kThreads, block = blockIdx.x / parts;
-  const int64_t e = blockIdx.x % parts * kThreads + threadIdx.x, start = pieces.starts[block];
-  const int64_t count = (pieces.starts[block + 1] - start + pieces.rows - 1) / pieces.rows;
-  if (count < 2 || e >= pairs) return;
-  const auto* partial = reinterpret_cast<const float2*>(pieces.partial) + start / pieces.rows * pairs + e;
-  auto* to = reinterpret_cast<float2*>(dw) + block * pairs + e;
-  float2 sum = partial[0];
-  for (int64_t k = 1; k < count - 1; ++k) sum.x += partial[k * pairs].x, sum.y += partial[k * pairs].y;
-  *to = make_float2(to->x + sum.x, to->y + sum.y);
+// Pairs of elements of blocks of more than one piece, of which there are few: blocks of threads go over `span` blocks
+// each, and `parts` of them share a block.
+__global__ void __launch_bounds__(kThreads)
+    add_partials_kernel(float* dw, Pieces pieces, int64_t pairs, int64_t blocks, unsigned span, unsigned parts) {
+  const int64_t first = int64_t{blockIdx.x / parts} * span, end = first + span < blocks ? first + span : blocks;
+  for (int64_t block = first; block < end; ++block) {
+    const int64_t start = pieces.starts[block];
+    const int64_t count = (pieces.starts[block + 1] - start + pieces.rows - 1) / pieces.rows;
+    if (count < 2) continue;
+    const auto* partial = reinterpret_cast<const float2*>(pieces.partial) + start / pieces.rows * pairs;
+    auto* to = reinterpret_cast<float2*>(dw) + block * pairs;
+    for (int64_t e = blockIdx.x % parts * kThreads + threadIdx.x; e < pairs; e += parts * kThreads) {
+      float2 sum = partial[e];
+      for (int64_t k = 1; k < count - 1; ++k) sum.x += partial[k * pairs + e].x, sum.y += partial[k * pairs + e].y;
+      to[e] = make_float2(to[e].x + sum.x, to[e].y + sum.y);
+    }
+  }
 }
 
 // Twice what a block has if all are equally popular, but so many that all partial sums stay small.
@@ -222,9 +228,12 @@ void on_tensor_cores(Stream& stream, const Gradient<bfloat16>& g, const Work& wo
   : narrow              ? weight_gradient_on_tensor_cores<64>(stream, g, pieces, work)
                         : weight_gradient_on_tensor_cores<128>(stream, g, pieces, work);
   if (slots == 0) return;
-  const int64_t blocks = g.rows.blocks * ((pairs + kThreads - 1) / kThreads);
-  launch(stream, add_partials_kernel, {static_cast<unsigned>(blocks), kThreads},
-         Work{bytes_for<int32_t>(g.rows.blocks)}, g.dw, pieces, pairs);
+  constexpr int64_t kMostParts = 512, kMostBlocks = 2048;  // of threads
+  const int64_t blocks = g.rows.blocks, parts = std::min((pairs + kThreads - 1) / kThreads, kMostParts);
+  const int64_t span = (blocks * parts + kMostBlocks - 1) / kMostBlocks, spans = (blocks + span - 1) / span;
+  launch(stream, add_partials_kernel, {static_cast<unsigned>(spans * parts), kThreads},
+         Work{bytes_for<int32_t>(blocks)}, g.dw, pieces, pairs, blocks, static_cast<unsigned>(span),
+         static_cast<unsigned>(parts));
 }
 
 template <class T>

@@ -13,7 +13,7 @@
 namespace sffn::cuda {
 namespace {
 
-constexpr int kThreads = 256, kAtOnce = 8;  // choices that a thread asks for
+constexpr int kThreads = 256, kAtOnce = 8;   // choices that a thread asks for
 constexpr int64_t kTile = 8192;              // choices of a block of threads
 constexpr int64_t kMostSharedCounts = 8192;  // 32 KiB
 

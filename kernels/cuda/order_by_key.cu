@@ -81,7 +81,7 @@ __device__ __forceinline__ unsigned lanes_with(int digit) {
 
 // places_in null: the first pass, in which element i is at i.
 __global__ void place_keys_kernel(int32_t* keys_out, int32_t* places_out, const int32_t* keys, const int32_t* places_in,
-                             int64_t n, const int32_t* before, const int32_t* totals, int shift) {
+                                  int64_t n, const int32_t* before, const int32_t* totals, int shift) {
   constexpr int kNone = kDigits;  // the digit of a lane without a key
   __shared__ int32_t next[kWarps][kDigits];
   const int lane = static_cast<int>(threadIdx.x % 32), warp = static_cast<int>(threadIdx.x / 32);

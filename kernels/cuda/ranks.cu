@@ -1,10 +1,11 @@
 // localise_blocks:  out[c] = blocks[c] - first where that lies in [0, count), else -1               out, blocks [N,b]
 // ranks_of_blocks:  ranks[n,r] = r where one of blocks[n,:] lies in [r·C, (r+1)·C), else -1   ranks [N,R]  blocks [N,b]
-// gather_tokens:    out[p,:] = x[order[p] / per_token, :], zeros where order[p] is -1                  out [P,C]  x [N,C]
-// combine_tokens:   y[n,:] = Σ_r rows[inverse[n,r], :] + bias, r ascending, in fp32    y [N,D]  rows [P,D]  inverse [N,R]
+// gather_tokens:    out[p,:] = x[order[p] / per_token, :], zeros where order[p] is -1      out [P,C]  x [N,C]
+// combine_tokens:   y[n,:] = Σ_r rows[inverse[n,r], :] + bias, r ascending, in fp32
+//                                                                        y [N,D]  rows [P,D]  inverse [N,R]
 // sum_parts:        the same with row r·N + n for every r
-// A thread a choice or a rank of a token; lanes take the rows of the others, which gather_tokens moves as words of 16, 4
-// or 2 bytes.
+// A thread a choice or a rank of a token; lanes take the rows of the others, which gather_tokens moves as words of 16,
+// 4 or 2 bytes.
 #include "kernels/cuda/launch.cuh"
 #include "kernels/cuda/pack.cuh"
 #include "kernels/cuda/row_lanes.cuh"
@@ -88,14 +89,13 @@ void launch_combine(Stream& stream, Tensor y, const Tensor& rows, const int32_t*
 }  // namespace
 
 void localise_blocks(Stream& stream, Tensor out, const Tensor& blocks, int64_t first, int64_t count) {
-  launch(stream, localise_blocks_kernel, {blocks_for(blocks.numel(), kThreads), kThreads},
-         Work{bytes_of(out, blocks)}, out.data<int32_t>(), blocks.data<int32_t>(), blocks.numel(), first, count);
+  launch(stream, localise_blocks_kernel, {blocks_for(blocks.numel(), kThreads), kThreads}, Work{bytes_of(out, blocks)},
+         out.data<int32_t>(), blocks.data<int32_t>(), blocks.numel(), first, count);
 }
 
 void ranks_of_blocks(Stream& stream, Tensor ranks, const Tensor& blocks, int64_t blocks_of_rank) {
-  launch(stream, ranks_of_blocks_kernel, {blocks_for(ranks.numel(), kThreads), kThreads},
-         Work{bytes_of(ranks, blocks)}, ranks.data<int32_t>(), blocks.data<int32_t>(), ranks.numel(), ranks.cols(),
-         blocks.cols(), blocks_of_rank);
+  launch(stream, ranks_of_blocks_kernel, {blocks_for(ranks.numel(), kThreads), kThreads}, Work{bytes_of(ranks, blocks)},
+         ranks.data<int32_t>(), blocks.data<int32_t>(), ranks.numel(), ranks.cols(), blocks.cols(), blocks_of_rank);
 }
 
 void gather_tokens(Stream& stream, Tensor out, const Tensor& x, const Tensor& order, int64_t per_token) {

@@ -45,7 +45,7 @@ __global__ void __launch_bounds__(kThreads)
     int32_t total = 0;
     int32_t at = listed + block_exclusive_scan((last - first + kTileRows - 1) / kTileRows, total);
     for (int32_t row = first; row < last; row += kTileRows) {
-      to[at++] = {static_cast<int32_t>(q % rows.blocks), row, row + kTileRows < last ? row + kTileRows : last, 0};
+      to[at++] = {static_cast<int32_t>(q % rows.blocks), row, row + kTileRows < last ? row + kTileRows : last};
     }
     listed += total;
   }

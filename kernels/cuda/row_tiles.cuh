@@ -9,8 +9,8 @@ namespace sffn::cuda {
 
 inline constexpr int kTileRows = 128;
 
-struct alignas(16) ListedTile {
-  int32_t block, first, last, unused;
+struct ListedTile {
+  int32_t block, first, last;
 };
 
 // Segment s has the choices of tokens [s·tokens, (s + 1)·tokens), and the tiles [s·most, s·most + counts[s]) of at most

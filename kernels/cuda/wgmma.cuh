@@ -80,6 +80,32 @@ __device__ __forceinline__ void wait_for_products(FragmentC (&sum)[kN]) {
 #endif
 }
 
+// Four 8 × 8 matrices to shared memory: lane l gives the address of row l % 8 of matrix l / 8, aligned to 16 bytes, and
+// has in word[m] the neighbours 2t, 2t + 1 of row g of matrix m.
+__device__ __forceinline__ void store_matrices(bfloat16* row, const uint32_t* word) {
+#ifndef __CUDACC__
+  simt::store_matrices(row, word);
+#elif SFFN_WGMMA
+  asm volatile("stmatrix.sync.aligned.m8n8.x4.shared.b16 [%0], {%1, %2, %3, %4};\n" ::"r"(
+                   static_cast<uint32_t>(__cvta_generic_to_shared(row))),
+               "r"(word[0]), "r"(word[1]), "r"(word[2]), "r"(word[3])
+               : "memory");
+#endif
+}
+// A warp has 8 rows and 64 columns of results (FragmentC), rounded: word[j] is the lane's pair of fragment j. Through
+// the warp's 1 KiB of shared memory each lane gets 16 bytes of rows lane / 8 and 4 + lane / 8: columns from
+// 8·(lane % 8) on, so that eight lanes have 128 bytes of a row.
+inline constexpr int kTurnedRows = 8;
+__device__ __forceinline__ void turn_rows(uint4 (&piece)[2], const uint32_t (&word)[8], bfloat16* shared) {
+  const int lane = lane_of_warp();
+  SFFN_UNROLL for (int j = 0; j < 8; j += 4) store_matrices(piece_at(shared, lane % 8, j + lane / 8), word + j);
+  __syncwarp();
+  SFFN_UNROLL for (int i = 0; i < 2; ++i) {
+    piece[i] = *reinterpret_cast<const uint4*>(piece_at(shared, 4 * i + lane / 8, lane % 8));
+  }
+  __syncwarp();  // the next rows may come
+}
+
 #define SFFN_SUM(j) "+f"(sum[j].at[0]), "+f"(sum[j].at[1]), "+f"(sum[j].at[2]), "+f"(sum[j].at[3])
 #define SFFN_SUMS_8(j)                                                                                               \
   SFFN_SUM(j), SFFN_SUM(j + 1), SFFN_SUM(j + 2), SFFN_SUM(j + 3), SFFN_SUM(j + 4), SFFN_SUM(j + 5), SFFN_SUM(j + 6), \

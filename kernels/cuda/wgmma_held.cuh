@@ -6,7 +6,8 @@ namespace sffn::cuda {
 
 // The descriptor of what lies that many elements further on in shared memory.
 __device__ __forceinline__ uint64_t further(uint64_t descriptor, int elements) {
-  return (descriptor & ~uint64_t{0xffffffff}) | (static_cast<uint32_t>(descriptor) + static_cast<uint32_t>(elements) / 8);
+  return (descriptor & ~uint64_t{0xffffffff}) |
+         (static_cast<uint32_t>(descriptor) + static_cast<uint32_t>(elements) / 8);
 }
 
 // For the compiler: all of the fragments is made before what follows, and not read before.

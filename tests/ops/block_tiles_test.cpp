@@ -81,6 +81,9 @@ TEST_CASE("block products that are cut into segments of tokens and strips of col
 TEST_CASE("the gradient of a block that most tokens choose is exact on integers", "[ops][blocks]") {
   check_rows({5, 3300, 0, 40, 1100, 3, 2, 1}, 8, 16, 5000);
   check_rows({5, 1200, 30, 2100}, 8, 24, 1000);  // pieces of several chunks
+  std::vector<int64_t> rows(2100);               // more blocks than blocks of threads that add pieces
+  rows[3] = 1030, rows[2097] = 1100, rows[2099] = 2;
+  check_rows(rows, 8, 16, 5000);
 }
 
 // Kills: the terms of a token added in another order: 2^24 + 1 is 2^24 in fp32, so that what comes between 2^24 and

@@ -57,6 +57,18 @@ void load_matrices(uint32_t (&to)[4], const T* row, SIMT_HERE) {
   }
 }
 
+inline void store_matrices(void* row, const uint32_t* word, SIMT_HERE) {
+  if (reinterpret_cast<uintptr_t>(row) % 16 != 0)
+    fail("stores a row of a matrix that is not aligned to 16 bytes", {file, line});
+  const std::byte* all = gather_warp(word, 4 * sizeof *word, {file, line});
+  const int r = lane() % 8, matrix = lane() / 8;
+  for (int t = 0; t < 4; ++t) {
+    uint32_t pair = 0;
+    std::memcpy(&pair, all + static_cast<size_t>(4 * r + t) * kGatherBytes + sizeof pair * matrix, sizeof pair);
+    std::memcpy(static_cast<std::byte*>(row) + sizeof pair * t, &pair, sizeof pair);
+  }
+}
+
 inline void copy_async(void* to, const void* from, unsigned bytes, SIMT_HERE) {
   tensor_core::Copies& copies = tensor_core::copies();
   const unsigned block = blockIdx.x + gridDim.x * (blockIdx.y + gridDim.y * blockIdx.z);

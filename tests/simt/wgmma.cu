@@ -114,6 +114,24 @@ __global__ void warpgroup_step(float* c, const bfloat16* a, const bfloat16* b, F
   if (fault != Fault::kNotWaitedFor) write(c, sum);
 }
 
+// Twice, so that the second rows may meet the first in shared memory.
+__global__ void turned_rows(bfloat16* y, int shift) {
+  alignas(16) __shared__ bfloat16 turned[kTurnedRows * kPanelWidth + kPiece];
+  const int lane = lane_of_warp();
+  for (int turn = 0; turn < 2; ++turn) {
+    uint32_t word[8];
+    uint4 piece[2];
+    for (uint32_t j = 0; j < 8; ++j) {
+      const uint32_t e = (turn * 8 + lane / 4) * 64 + 8 * j + lane % 4 * 2;
+      word[j] = e | (e + 1) << 16;
+    }
+    turn_rows(piece, word, turned + shift);
+    for (int i = 0; i < 2; ++i) {
+      *reinterpret_cast<uint4*>(y + (turn * 8 + 4 * i + lane / 8) * 64 + lane % 8 * kPiece) = piece[i];
+    }
+  }
+}
+
 template <class... Args>
 void run_to_the_end(Args&&... args) {
   Stream stream(cuda_runtime());
@@ -144,6 +162,7 @@ void run_held_products(float* c, const bfloat16* a, const bfloat16* b, int n, bo
   };
   n == 128 ? run(std::integral_constant<int, 16>()) : run(std::integral_constant<int, 32>());
 }
+void run_turned_rows(bfloat16* y, int shift) { run_to_the_end(turned_rows, LaunchShape{1, 32}, Work{}, y, shift); }
 void run_warpgroup_step(float* c, const bfloat16* a, const bfloat16* b, Fault fault) {
   run_to_the_end(warpgroup_step, LaunchShape{1, kThreads, 2 * kPanel * sizeof(bfloat16) + kPanelAlignment}, Work{}, c,
                  a, b, fault);

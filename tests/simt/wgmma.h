@@ -10,6 +10,10 @@ void run_warpgroup_products(float* c, const bfloat16* a, const bfloat16* b, int 
 // The same for n 128 or 256, a in registers, the halves of c as two sums.
 void run_held_products(float* c, const bfloat16* a, const bfloat16* b, int n, bool across);
 
+// y [16,64]: the bits of element e are e, turned 8 rows at a time; through memory `shift` elements from where it should
+// be.
+void run_turned_rows(bfloat16* y, int shift);
+
 // One step that is right, or wrong in one way; c [64,64] = a [64,64]·b [64,64], b as [n][64].
 enum class Fault : uint8_t {
   kNone,

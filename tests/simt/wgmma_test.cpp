@@ -101,6 +101,18 @@ TEST_CASE("products of a warpgroup may have their left factor in registers and s
   simt::options() = before;
 }
 
+// Kills: a row, fragment or lane taken for another on the way through shared memory; rows that meet the next there.
+TEST_CASE("results of a warp leave by rows, and refuse memory that is not aligned", "[simt]") {
+  Stream stream(cuda_runtime());
+  const Buffer y(cuda_runtime(), 16 * 64 * sizeof(bfloat16));
+  run_turned_rows(static_cast<bfloat16*>(y.data()), 0);
+  std::vector<bfloat16> values(16 * 64);
+  cuda_runtime().copy_to_host(stream.native(), values.data(), y.data(), y.bytes());
+  stream.synchronize();
+  for (size_t e = 0; e < values.size(); ++e) REQUIRE(values[e].bits == e);
+  CHECK_THROWS_AS(run_turned_rows(static_cast<bfloat16*>(y.data()), 1), simt::Error);
+}
+
 // Kills: an executor in which a kernel works that reads sums too early, or overwrites a factor too early.
 TEST_CASE("products of a warpgroup are there when they are waited for, and not before", "[simt]") {
   const std::vector<bfloat16> a = integers(64 * 64, 37, 31), b = integers(64 * 64, 53, 23);
