@@ -175,12 +175,15 @@ void add_eval_command(CLI::App& app, Chosen& chosen) {
       ->add_option("--stride", arguments->stride,
                    "a window scores its last STRIDE tokens, the first all; default: context")
       ->check(CLI::PositiveNumber);
-  command->add_option("--batch", arguments->batch, "windows at a time")
+  command
+      ->add_option("--batch", arguments->batch,
+                   "windows at a time; where tokens share a block's capacity, those of a batch do")
       ->check(CLI::PositiveNumber)
       ->capture_default_str();
   command->add_option("--out", arguments->out, "also write the JSON report here");
-  command->add_option("--usage", arguments->usage,
-                      "write here, per set and sparse layer, how often each block was chosen");
+  command->add_option(
+      "--usage", arguments->usage,
+      "write here, per set and sparse layer, how often each block was chosen: by a token in each window that has it");
   command->add_option("--backend", arguments->backend, "auto | cpu | cuda")->capture_default_str();
   command->add_flag("--json", arguments->json, "print the JSON report in place of the table");
   command->add_flag("--no-verify", arguments->no_verify, "do not compare checksums when the checkpoint is loaded");

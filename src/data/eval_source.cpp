@@ -62,17 +62,33 @@ EvalWindow EvalSource::window(int64_t index) const {
   return window;
 }
 
-Batch EvalSource::batch(int64_t first, int64_t count) const {
-  const int64_t T = options_.context;
-  Batch batch = make_batch(count, T);
+std::vector<EvalBatch> EvalSource::batches(int64_t most) const {
+  SFFN_CHECK(most >= 1, "batches of ", most);
+  std::vector<EvalBatch> batches;
+  int64_t length = 0;  // of the last batch's windows
+  for (int64_t index = 0; index < windows(); ++index) {
+    if (const int64_t mine = window(index).length; mine != length || batches.back().count == most) {
+      batches.push_back({index, 0});
+      length = mine;
+    }
+    ++batches.back().count;
+  }
+  return batches;
+}
+
+Batch EvalSource::batch(const EvalBatch& at, int64_t rows) const {
+  const int64_t T = rows > 0 ? options_.context : window(at.first).length;
+  Batch batch = make_batch(rows > 0 ? rows : at.count, T);
+  SFFN_CHECK(at.count <= batch.batch, at.count, " windows in ", batch.batch, " rows");
   std::vector<int32_t> tokens(T + 1);
-  for (int64_t row = 0; row < count; ++row) {
-    if (first + row < windows()) {
-      const EvalWindow at = window(first + row);
-      corpus_.shards()[at.shard].read(tokens.data(), at.begin, at.length + 1);
-      std::copy_n(tokens.begin(), at.length, batch.inputs.begin() + row * T);
-      const int64_t unscored = at.length - at.scored;
-      std::copy_n(tokens.begin() + 1 + unscored, at.scored, batch.targets.begin() + row * T + unscored);
+  for (int64_t row = 0; row < batch.batch; ++row) {
+    if (row < at.count) {
+      const EvalWindow of_row = window(at.first + row);
+      SFFN_CHECK(of_row.length <= T, "a window of ", of_row.length, " tokens among windows of ", T);
+      corpus_.shards()[of_row.shard].read(tokens.data(), of_row.begin, of_row.length + 1);
+      std::copy_n(tokens.begin(), of_row.length, batch.inputs.begin() + row * T);
+      const int64_t unscored = of_row.length - of_row.scored;
+      std::copy_n(tokens.begin() + 1 + unscored, of_row.scored, batch.targets.begin() + row * T + unscored);
     }
     if (options_.document_mask) mask_documents(batch, row, corpus_.tokenizer()->end_of_document);
   }

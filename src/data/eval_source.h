@@ -29,6 +29,13 @@ struct EvalWindow {
   bool operator==(const EvalWindow&) const = default;
 };
 
+// Windows [first, first + count), all of one length.
+struct EvalBatch {
+  int64_t first = 0, count = 0;
+
+  bool operator==(const EvalBatch&) const = default;
+};
+
 class EvalSource {
  public:
   // Throws what Corpus throws; UsageError for a stride above the context, for shards without a token to score, and for
@@ -38,8 +45,10 @@ class EvalSource {
   int64_t windows() const { return window_ends_.back(); }
   int64_t tokens() const { return tokens_; }  // scored in all windows
   EvalWindow window(int64_t index) const;
-  // Rows of windows [first, first + count); rows beyond windows() and the rest of short windows are not scored.
-  Batch batch(int64_t first, int64_t count) const;
+  // All windows in order, in batches of at most `most`: no batch needs tokens beside those of its windows.
+  std::vector<EvalBatch> batches(int64_t most) const;
+  // A row for each window. With rows > 0 so many of N tokens instead; what lies beyond the windows is not scored.
+  Batch batch(const EvalBatch& at, int64_t rows = 0) const;
 
   // Bytes of text that the scored targets of a batch stand for: an end of document counts 0. Nothing where the bytes
   // are not known: no manifest, no tokenizer file, or a tokenizer that is not lossless.

@@ -47,14 +47,15 @@ EvaluationResult fold(const std::vector<BatchSums>& batches) {
 
 bool evaluate_set(const EvalSource& source, int64_t batch, Communicator& comm, const TokenNll& token_nll,
                   const EvaluationProgress& progress, EvaluationResult& result, bool in_step) {
-  const int64_t batches = (source.windows() + batch - 1) / batch;
-  const int64_t ranks = comm.size();
+  const std::vector<EvalBatch> all = source.batches(batch);
+  const int64_t batches = std::ssize(all), ranks = comm.size();
   std::vector<BatchSums> mine;
   for (int64_t round = 0; round * ranks < batches; ++round) {
     if (!comm.all_true(progress(round * ranks, batches))) return false;
     const int64_t index = round * ranks + comm.rank();
     if (index >= batches && !in_step) continue;
-    const BatchSums sums = score(source, source.batch(index * batch, batch), token_nll);
+    const EvalBatch at = index < batches ? all[index] : EvalBatch();
+    const BatchSums sums = score(source, source.batch(at, in_step ? batch : 0), token_nll);
     if (index < batches) mine.push_back(sums);
   }
 

@@ -20,7 +20,8 @@ using TokenNll = std::function<std::vector<float>(const Batch&)>;
 using EvaluationProgress = std::function<bool(int64_t done, int64_t total)>;
 
 // Collective. nll is the mean over scored tokens in nats; perplexity = exp(nll); bits per byte = Σ nll / (ln 2 ·
-// bytes). in_step: every rank calls token_nll in every round, with a batch without targets where none is left for it.
+// bytes). Batches have at most `batch` windows of one length, and nothing else. in_step: every rank calls token_nll in
+// every round and with `batch` rows of a whole context, of which those without targets belong to no window.
 // Returns false when it was ended early; `result` is then unset.
 bool evaluate_set(const EvalSource& source, int64_t batch, Communicator& comm, const TokenNll& token_nll,
                   const EvaluationProgress& progress, EvaluationResult& result, bool in_step = false);

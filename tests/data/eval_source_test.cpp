@@ -19,10 +19,11 @@ struct Scored {
 
 Scored score_all(const EvalSource& source, int64_t rows) {
   Scored scored;
-  const int64_t T = source.options().context;
-  for (int64_t first = 0; first < source.windows(); first += rows) {
-    const Batch batch = source.batch(first, rows);
-    for (int64_t i = 0; i < rows * T; ++i) {
+  for (const EvalBatch& at : source.batches(rows)) {
+    CHECK_NOFAIL((at.count >= 1 && at.count <= rows));
+    const Batch batch = source.batch(at);
+    const int64_t T = batch.time;
+    for (int64_t i = 0; i < at.count * T; ++i) {
       if (batch.targets[i] < 0) continue;
       CHECK_NOFAIL(batch.targets[i] == batch.inputs[i] + 1);
       ++scored.times[batch.targets[i]];
@@ -65,9 +66,24 @@ TEST_CASE("a window scores its last stride targets and the first window all", "[
   CHECK(source.window(0) == EvalWindow{0, 0, 6, 6});
   CHECK(source.window(1) == EvalWindow{0, 4, 6, 4});
   CHECK(source.window(2) == EvalWindow{0, 8, 5, 3});
-  const Batch last = source.batch(2, 2);
-  CHECK(last.inputs == std::vector<int32_t>{8, 9, 10, 11, 12, 0, 0, 0, 0, 0, 0, 0});
-  CHECK(last.targets == std::vector<int32_t>{-1, -1, 11, 12, 13, -1, -1, -1, -1, -1, -1, -1});
+  const Batch last = source.batch({2, 1});
+  CHECK(last.inputs == std::vector<int32_t>{8, 9, 10, 11, 12});
+  CHECK(last.targets == std::vector<int32_t>{-1, -1, 11, 12, 13});
+  const Batch wide = source.batch({2, 1}, 2);
+  CHECK(wide.inputs == std::vector<int32_t>{8, 9, 10, 11, 12, 0, 0, 0, 0, 0, 0, 0});
+  CHECK(wide.targets == std::vector<int32_t>{-1, -1, 11, 12, 13, -1, -1, -1, -1, -1, -1, -1});
+}
+
+// Kills: a batch with windows of two lengths, which one of them would have to be filled up for; a window left out.
+TEST_CASE("a batch has windows of one length and no other tokens", "[data]") {
+  const TempFolder folder;
+  write_corpus(folder.path(), {counting(0, 21), counting(100, 4), counting(200, 4), counting(300, 13)}, 5000);
+  const EvalSource source(folder / "*.bin", {6, 0, 0, 0, false});
+  CHECK(source.batches(2) == std::vector<EvalBatch>{{0, 2}, {2, 1}, {3, 1}, {4, 2}, {6, 2}});
+  CHECK(source.batches(100) == std::vector<EvalBatch>{{0, 3}, {3, 1}, {4, 2}, {6, 2}});
+  int64_t inputs = 0;
+  for (const EvalBatch& at : source.batches(100)) inputs += std::ssize(source.batch(at).inputs);
+  CHECK(inputs == source.tokens());
 }
 
 // Kills: a limit that counts windows, or is passed on to later shards.
@@ -91,8 +107,8 @@ TEST_CASE("scored bytes are those of the text", "[data]") {
   remove_tree(folder / "train-0.bin");
   write_corpus(folder.path(), {{65, 66, 256, 67, 256, 68}}, 257);
   const EvalSource source(folder / "*.bin", {4, 0, 0, 0, false});
-  CHECK(source.scored_bytes(source.batch(0, 2)) == 3);
-  CHECK(source.scored_bytes(source.batch(0, 1)) == 2);
+  CHECK(source.scored_bytes(source.batch({0, 2}, 2)) == 3);
+  CHECK(source.scored_bytes(source.batch({0, 1})) == 2);
   CHECK(source.tokens() == 5);
 }
 
@@ -110,7 +126,7 @@ TEST_CASE("options that leave tokens unscored are usage errors", "[data]") {
 TEST_CASE("evaluation windows can be masked by document", "[data]") {
   const TempFolder folder;
   write_corpus(folder.path(), {{1, 256, 3, 4, 5}}, 257);
-  const Batch batch = EvalSource(folder / "*.bin", {4, 0, 0, 0, true}).batch(0, 1);
+  const Batch batch = EvalSource(folder / "*.bin", {4, 0, 0, 0, true}).batch({0, 1});
   CHECK(batch.segment_start == std::vector<int32_t>{0, 0, 2, 2});
   CHECK(batch.positions == std::vector<int32_t>{0, 1, 0, 1});
 }

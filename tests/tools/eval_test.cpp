@@ -157,6 +157,23 @@ TEST_CASE("eval agrees with the trainer's own evaluation, from the run's folder 
   CHECK(first > logged);
 }
 
+// Kills: tokens that only fill a window or a batch up.
+TEST_CASE("eval counts the choices of the tokens that it scores, and no others", "[tools]") {
+  const Trained trained({"--set", R"(model.sparse_ffn=[{"layers": "all", "type": "switch", "block_size": 8, "cells": 64,
+                                                       "active_cells": 16}])"});
+  const std::string usage = trained.folder / "usage.json";
+  for (const char* batch : {"1", "3", "64"}) {
+    const Ran ran = sffn_done(trained.eval(trained.both() + Words{"--usage", usage, "--batch", batch}));
+    const Json counted = parse_json(read_text(usage), usage, ExitCode::kRunFailed);
+    for (const char* set : {"a", "b"}) {
+      INFO("set " << set << ", batch " << batch);
+      double choices = 0;
+      for (const Json& block : counted.find(set)->find("0")->find("load")->as_array()) choices += block.as_double();
+      CHECK(choices == 2 * number(set_of(ran.json(), set), "tokens"));
+    }
+  }
+}
+
 // Kills: exit codes that lump bad usage and missing data together, a context that reads beyond the position table.
 TEST_CASE("eval names what is wrong in one line with the exit code of its kind", "[tools]") {
   const Trained trained;
