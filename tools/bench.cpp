@@ -136,6 +136,7 @@ void add_bench_command(CLI::App& app, Chosen& chosen) {
   auto arguments = std::make_shared<Arguments>();
   CLI::App* command = app.add_subcommand("bench", "measure steps, kernels or communication");
   command->require_subcommand(1);
+  command->footer("Example:\n  sffn bench step configs/bench/small.json");
 
   CLI::App* step =
       command->add_subcommand("step", "one training step on random tokens, one micro-batch a rank; medians");

@@ -8,6 +8,8 @@
 
 #include <iostream>
 #include <new>
+#include <string>
+#include <vector>
 
 namespace {
 
@@ -47,7 +49,10 @@ int main(int argc, char** argv) {
   } catch (const CLI::ParseError& e) {
     std::string command = "sffn";
     for (const CLI::App* sub : app.get_subcommands()) command += " " + sub->get_name();
-    return fail(ExitCode::kUsage, std::string("command line: ") + e.what() + "; see `" + command + " --help`");
+    std::string wrong = e.what();
+    const std::vector<std::string> unknown = app.remaining(true);
+    if (wrong.starts_with("A subcommand is required") && !unknown.empty()) wrong = unknown[0] + " is not a command";
+    return fail(ExitCode::kUsage, "command line: " + wrong + "; see `" + command + " --help`");
   }
 
   try {

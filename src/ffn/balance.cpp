@@ -48,7 +48,9 @@ void count_choices(Context& ctx, Tensor counts, const Tensor& blocks, BalanceGro
 BalanceOptions parse_balance(ConfigReader& entry, BalanceType type, bool gated) {
   ConfigReader reader = entry.child("balance");
   BalanceOptions options;
-  options.type = reader.one_of("type", kTypeNames, type, "Balance of load over blocks.");
+  options.type = reader.one_of(
+      "type", kTypeNames, type,
+      gated ? "Balance of load over blocks." : "Balance of load over blocks; not cv2, as blocks have no weights.");
   options.weight = reader
                        .derived<double>("weight", "0.01 for switch and cv2, 0.001 for entropy",
                                         "Of the extra loss; mean over groups, summed over layers.", kNotNegative)

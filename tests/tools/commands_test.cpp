@@ -65,6 +65,9 @@ TEST_CASE("an unknown option, command or no command at all is one line and exit 
     CHECK(ran.code == 2);
     CHECK(ran.one_error_line("--help"));
   }
+  for (const Words& wrong : {Words{"no-such-command"}, Words{"bench", "no-such-command"}}) {
+    CHECK(run_sffn(wrong).one_error_line("no-such-command is not a command"));
+  }
 }
 
 // Kills: a log line among the JSON, two values, a warning on success.

@@ -13,7 +13,8 @@ namespace {
 std::unique_ptr<FfnOptions> parse(ConfigReader& reader, const ModelConfig& model) {
   const SparseOptions sparse = parse_sparse(reader, model);
   RouterOptions router{.score = RouterScore::kSoftmax};
-  if (reader.optional<bool>("renormalise", false, "Weights are divided by their sum over the chosen blocks.")) {
+  if (reader.optional<bool>("renormalise", false,
+                            "Weights are divided by their sum over the blocks that keep the token.")) {
     router.gate = Gate::kSoftmaxChosen;
   }
   router.capacity_factor =
