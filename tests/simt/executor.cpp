@@ -131,7 +131,7 @@ void pause_thread() {
 
 void thread_main() {
   acquire_order(&machine.kernel_begins);
-  (*machine.kernel)();
+  if (!machine.cancelled) (*machine.kernel)();  // else another thread has failed before this one began
   finish_thread();
 }
 
