@@ -8,6 +8,7 @@
 #include "train/counters.h"
 #include "train/evaluate.h"
 #include "train/inference.h"
+#include "train/training_data.h"
 
 #include <CLI/CLI.hpp>
 
@@ -35,9 +36,9 @@ std::map<std::string, EvalSource> open_sets(const Arguments& arguments, const In
     options.stride = arguments.stride;
     options.vocab_size = model.config().model.vocab_size;
     options.document_mask = model.config().data.document_mask;
-    if (!sets.emplace(name, EvalSource(glob, options)).second) {
-      throw UsageError("--data " + text, cat("the name ", name, " stands twice; give each set its own"));
-    }
+    const auto [set, added] = sets.emplace(name, EvalSource(glob, options));
+    if (!added) throw UsageError("--data " + text, cat("the name ", name, " stands twice; give each set its own"));
+    require_tokenizer(model.checkpoint().trainer, set->second.corpus());
   }
   return sets;
 }
@@ -121,6 +122,10 @@ Json usage_of(InferenceModel& model, Communicator& ranks) {
 int run_rank(World& world, const Arguments& arguments) {
   log::start(world.ranks().rank(), arguments.json, arguments.json);
   world.start_watchdog({});
+  together(world.ranks(), [&] {
+    require_folder_of("--out", arguments.out);
+    require_folder_of("--usage", arguments.usage);
+  });
   const OpenDevice device = open_device(arguments.backend, world);
   log_world(world, device);
   Communicator& ranks = *device.ranks;
@@ -192,7 +197,10 @@ void add_eval_command(CLI::App& app, Chosen& chosen) {
       "  mpirun -np 2 sffn eval --checkpoint runs/a --data wiki=data/wiki/val-*.bin --data code=data/code/val-*.bin\n"
       "The result is the same for any number of ranks.");
   command->callback([arguments, &chosen] {
-    chosen = [arguments] { return run_world([&](World& world) { return run_rank(world, *arguments); }); };
+    chosen = [arguments] {
+      signals::install();
+      return run_world([&](World& world) { return run_rank(world, *arguments); });
+    };
   });
 }
 

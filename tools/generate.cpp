@@ -36,7 +36,8 @@ int run_rank(World& world, const Arguments& arguments) {
   out.add(arguments.prompt);
   const RandomKey key = random_key(arguments.seed, RandomSite::kSampling, 0, 0);
   for (int64_t i = 0; i < arguments.tokens && !signals::stop_requested(); ++i) {
-    const std::vector<float> logits = model.decode(ids);
+    std::vector<float> logits = model.decode(ids);
+    if (std::ssize(logits) > tokenizer->vocab_size()) logits.resize(tokenizer->vocab_size());  // other ids have no text
     ids = {sample_token(logits, arguments.sample, random_uniform(key, static_cast<uint64_t>(i)))};
     if (ids[0] == tokenizer->end_of_document()) break;
     out.add(tokenizer->text_of(ids[0]));
@@ -67,7 +68,10 @@ void add_generate_command(CLI::App& app, Chosen& chosen) {
   command->footer(
       "Example:\n  sffn generate --checkpoint runs/a --prompt 'Once upon' --tokens 200 --temperature 0.8 --top-p 0.95");
   command->callback([arguments, &chosen] {
-    chosen = [arguments] { return run_world([&](World& world) { return run_rank(world, *arguments); }); };
+    chosen = [arguments] {
+      signals::install();
+      return run_world([&](World& world) { return run_rank(world, *arguments); });
+    };
   });
 }
 

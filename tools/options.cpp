@@ -7,6 +7,7 @@
 #include "core/signals.h"
 
 #include <cstdio>
+#include <filesystem>
 
 namespace sffn {
 namespace {
@@ -35,6 +36,13 @@ std::pair<std::string, std::string> parse_named_glob(const std::string& text) {
     throw UsageError("--data " + text, "is not NAME=GLOB, as in --data \"wiki=data/wiki/val-*.bin\"");
   }
   return {text.substr(0, equals), text.substr(equals + 1)};
+}
+
+void require_folder_of(const std::string& option, const std::string& path) {
+  const std::string folder = std::filesystem::path(path).parent_path().string();
+  if (!path.empty() && !folder.empty() && !std::filesystem::is_directory(folder)) {
+    throw UsageError(option + " " + path, cat("there is no folder ", folder));
+  }
 }
 
 void print_json(const Json& json) { std::printf("%s\n", json.dump(2).c_str()); }

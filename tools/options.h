@@ -15,6 +15,8 @@ Config load_config_together(Communicator& ranks, const std::string& path, const 
                             const std::string& backend);
 // "NAME=GLOB"; UsageError otherwise.
 std::pair<std::string, std::string> parse_named_glob(const std::string& text);
+// Throws UsageError where a file to be written has no folder; an empty path is none.
+void require_folder_of(const std::string& option, const std::string& path);
 // Prints the object on stdout as one JSON value.
 void print_json(const Json& json);
 // Ranks, threads, kernels, and the ranks of each of several nodes: what every computing command says first, on rank 0.

@@ -23,6 +23,7 @@ int run(const Arguments& arguments) {
   if (arguments.config.empty() == arguments.checkpoint.empty()) {
     throw UsageError("probe", "give either a configuration file or --checkpoint DIR");
   }
+  require_folder_of("--out", arguments.options.out);
   const auto alone = make_self_communicator();
   std::optional<FoundCheckpoint> from;
   Config config;

@@ -1,11 +1,11 @@
 // sffn: one binary with subcommands. Each lives in the file of its name.
 #include "core/error.h"
 #include "core/log.h"
-#include "core/signals.h"
 #include "tools/commands.h"
 
 #include <CLI/CLI.hpp>
 
+#include <cstdio>
 #include <iostream>
 #include <new>
 #include <string>
@@ -22,8 +22,6 @@ int fail(sffn::ExitCode code, const std::string& message) {
 
 int main(int argc, char** argv) {
   using sffn::ExitCode;
-  sffn::signals::install();
-
   CLI::App app{"sffn: pretraining of language models with sparse feed-forward networks"};
   app.name("sffn");
   app.require_subcommand(1);
@@ -56,7 +54,10 @@ int main(int argc, char** argv) {
   }
 
   try {
-    return chosen();
+    const int code = chosen();
+    std::cout.flush();
+    if (std::fflush(stdout) == 0 && std::ferror(stdout) == 0) return code;
+    return fail(ExitCode::kRunFailed, "stdout: what was printed is not all written; is the disk full?");
   } catch (const sffn::Error& e) {
     return fail(e.code(), e.what());
   } catch (const std::bad_alloc&) {

@@ -1,6 +1,7 @@
 // sffn train: one rank of a training run.
 #include "core/fault.h"
 #include "core/log.h"
+#include "core/signals.h"
 #include "tools/commands.h"
 #include "tools/options.h"
 #include "train/trainer.h"
@@ -73,7 +74,10 @@ void add_train_command(CLI::App& app, Chosen& chosen) {
       "  mpirun -np 2 --bind-to none sffn train configs/quickstart.json --run runs/a --set optimizer.lr=1e-3\n"
       "A second start with the same --run resumes, on any number of ranks. kill -USR1 to mpirun saves and stops.");
   command->callback([arguments, &chosen] {
-    chosen = [arguments] { return run_world([&](World& world) { return run_rank(world, *arguments); }); };
+    chosen = [arguments] {
+      signals::install();
+      return run_world([&](World& world) { return run_rank(world, *arguments); });
+    };
   });
 }
 

@@ -90,8 +90,6 @@ void check_batch(const Config& c, const Rules& rules) {
 
 void check_config(const Config& c, const std::string& place) {
   const Rules rules(place);
-  rules.require(kHasCuda || c.backend != "cuda", "backend",
-                "is \"cuda\", which this build lacks; \"cpu\" or \"auto\" is expected");
   rules.require(c.backend != "cuda" || c.model.head_dim <= kMostCudaHeadDim, "model.head_dim",
                 cat("is ", c.model.head_dim, " with backend \"cuda\"; at most ", kMostCudaHeadDim,
                     ", or backend \"cpu\", is expected"));

@@ -9,8 +9,9 @@ namespace sffn::signals {
 
 inline constexpr std::array kStopSignals = {SIGTERM, SIGINT, SIGHUP, SIGUSR1};
 
-// Call first thing in main. TERM, INT, HUP and USR1 ask for a save and a stop, USR2 for a save. A second INT or TERM
-// leaves at once with 130 or 143: the last committed checkpoint stays valid. Throws RunError when refused.
+// For commands that ask stop_requested(); call before ranks meet. TERM, INT, HUP and USR1 ask for a save and a stop,
+// USR2 for a save. A second INT or TERM leaves at once with 130 or 143: the last committed checkpoint stays valid.
+// Throws RunError when refused.
 void install();
 
 int stop_signal();  // 0, or the number of the first signal that asked for a stop

@@ -6,12 +6,14 @@
 #include "model/memory_plan.h"
 #include "model/transformer.h"
 #include "nn/host_values.h"
+#include "train/checkpoint/names.h"
 #include "train/engine.h"
 #include "train/state.h"
 #include "train/training_data.h"
 
 #include <algorithm>
 #include <deque>
+#include <filesystem>
 
 namespace sffn {
 namespace {
@@ -72,6 +74,17 @@ std::vector<int64_t> dimensions(const Shape& shape) {
   return dims;
 }
 
+// A folder that is not there, an empty one, or what save_weights wrote before.
+void require_room(const std::string& folder) {
+  if (!exists(folder)) return;
+  if (is_real_folder(folder)) {
+    if (std::filesystem::is_empty(folder)) return remove_tree(folder);
+    if (sound_step(folder) == 0) return;
+  }
+  throw UsageError("--save " + folder,
+                   "is there already and holds no initial weights; give a folder that is not there");
+}
+
 // The weights with zero moments, as a run has them before its first step.
 void save_weights(Communicator& comm, const Config& config, const std::string& folder) {
   const Parallel alone{&comm, &comm, &comm};
@@ -95,6 +108,7 @@ void save_weights(Communicator& comm, const Config& config, const std::string& f
 void probe(const Config& config, const std::optional<FoundCheckpoint>& from, DeviceRuntime& runtime,
            const ProbeOptions& options) {
   const Batch batch = read_rows(options, config.model);
+  if (!options.save.empty()) require_room(options.save);
   const auto alone = make_self_communicator();
   const PassPlan plan = measure_memory(config, batch.batch, batch.time).train;
   Stream stream(runtime);

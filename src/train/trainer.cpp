@@ -109,6 +109,7 @@ void Run::open_data() {
     data_ = std::make_unique<BatchSource>(open_training_data(config_));
     if (config_.model.vocab_size == 0) config_.model.vocab_size = data_->vocab_size();
     validation_ = open_validation_data(config_);
+    for (const auto& [name, source] : validation_) check_same_tokenizer(data_->corpora().front(), source.corpus());
   });
 }
 
@@ -120,8 +121,12 @@ void Run::find_start() {
   int64_t blocks = 0;
   read.progress = [&] { beat_({.phase = "load", .item = ++blocks}); };
   resume_ = choose_resume(world_, options_.run, options_.resume, read);
-  if (resume_.checkpoint)
-    together(world_, [&] { check_resume(world_, config_, data_->fingerprint(), *resume_.checkpoint); });
+  if (resume_.checkpoint) {
+    together(world_, [&] {
+      check_resume(world_, config_, data_->fingerprint(), *resume_.checkpoint);
+      require_tokenizer(resume_.checkpoint->trainer, data_->corpora().front());
+    });
+  }
   step_ = resume_.checkpoint ? resume_.checkpoint->step : 0;
 }
 

@@ -44,6 +44,17 @@ Json tokenizer_record(const BatchSource& data) {
   return record;
 }
 
+void require_tokenizer(const Json& trainer, const Corpus& data) {
+  const Json* trained = trainer.find("tokenizer");
+  const Json* hash = trained == nullptr || trained->is_null() ? nullptr : trained->find("hash");
+  if (hash == nullptr || !data.tokenizer() || *hash == Json(data.tokenizer()->hash.hex())) return;
+  const Json* name = trained->find("name");
+  throw UsageError(data.pattern(), cat("was made with tokenizer ", data.tokenizer()->name, " (",
+                                       data.tokenizer()->hash.hex(), "), and the checkpoint was trained on ",
+                                       name != nullptr && name->is_string() ? name->as_string() : "another",
+                                       hash->is_string() ? cat(" (", hash->as_string(), ")") : ""));
+}
+
 std::vector<double> training_token_counts(const Config& config) {
   const std::vector<CorpusConfig>& corpora = config.data.train;
   std::vector<double> total(static_cast<size_t>(config.model.vocab_size));

@@ -248,7 +248,6 @@ TEST_CASE("keys that do not go together are refused", "[config]") {
       {"model.sparse_ffn=[{\"type\":\"avg_k\"}]", "c.json: model.sparse_ffn.0.layers: ", "is missing"},
       {"model.sparse_ffn=[{\"layers\":\"all\"}]", "c.json: model.sparse_ffn.0.type: ", "is missing"},
   });
-  if constexpr (!kHasCuda) check_cases({{"backend=cuda", "c.json: backend: ", "\"cpu\" or \"auto\" is expected"}});
 }
 
 // Kills: reporting a misspelt required key as if nothing were there.

@@ -1,3 +1,4 @@
+#include "kernels/ops.h"
 #include "tools/tool_run.h"
 
 #include <map>
@@ -68,6 +69,26 @@ TEST_CASE("an unknown option, command or no command at all is one line and exit 
   for (const Words& wrong : {Words{"no-such-command"}, Words{"bench", "no-such-command"}}) {
     CHECK(run_sffn(wrong).one_error_line("no-such-command is not a command"));
   }
+}
+
+// Kills: a configuration for a GPU that a build without one can neither plan nor run on the CPU.
+TEST_CASE("a configuration for a GPU is planned without one, and runs on the backend that is asked for", "[tools]") {
+  const TempFolder folder(TempFolder::kMemory);
+  const Words gpu = {write_model(folder), "--set", "backend=cuda"};
+  CHECK(run_sffn(Words{"plan"} + gpu).code == 0);
+  CHECK(run_sffn(Words{"bench", "step"} + gpu + Words{"--backend", "cpu", "--steps", "1"}).code == 0);
+  if constexpr (!kHasCuda) {
+    const Ran ran = run_sffn(Words{"bench", "step"} + gpu);
+    CHECK(ran.code == 2);
+    CHECK(ran.one_error_line("use cpu"));
+  }
+}
+
+// Kills: output that a full disk swallowed and exit code 0.
+TEST_CASE("what cannot be printed is an error", "[tools]") {
+  const TempFolder folder(TempFolder::kMemory);
+  const std::string command = std::string(SFFN_BINARY) + " plan " + write_model(folder) + " > /dev/full 2> /dev/null";
+  CHECK(WEXITSTATUS(std::system(command.c_str())) == 1);
 }
 
 // Kills: a log line among the JSON, two values, a warning on success.

@@ -195,6 +195,27 @@ TEST_CASE("eval names what is wrong in one line with the exit code of its kind",
   expect(trained.eval({"--data", "x=" + trained.folder / "x.bin"}), 3, "257");
 }
 
+// Kills: ids read as those of another tokenizer, which gives numbers that mean nothing.
+TEST_CASE("data of another tokenizer is refused by eval, validation and a resume", "[tools]") {
+  const Words vocabulary = {"--set", "model.vocab_size=300"};
+  const Trained trained(vocabulary);
+  const std::string other =
+      prepare_words(trained.folder, "other", 24, {"--val-fraction", "0.4", "--tokenizer", "spm-train:300"});
+  const auto refused = [&](const Words& arguments, const std::string& part) {
+    const Ran ran = run_sffn(arguments);
+    INFO(ran.err);
+    CHECK(ran.code == 2);
+    CHECK(ran.err.find(part) != std::string::npos);
+  };
+  refused(trained.eval({"--data", "x=" + other + "/val-*.bin"}), "was made with tokenizer spm");
+  const std::string config = trained.folder / "model.json";
+  refused(train_command(config, other, trained.run) + vocabulary + Words{"--steps", "4"},
+          "was made with tokenizer spm");
+  refused(train_command(config, trained.a, trained.folder / "new") + vocabulary +
+              Words{"--set", "data.validation.x=" + other + "/val-*.bin"},
+          "need one tokenizer");
+}
+
 // Kills: a table a rank.
 TEST_CASE("eval under mpirun prints its table once", "[tools]") {
   const Trained trained;

@@ -86,6 +86,12 @@ TEST_CASE("cached keys and values give the text of whole windows, beyond the con
   }
 }
 
+// Kills: an id drawn that no text belongs to.
+TEST_CASE("a model with more ids than its tokenizer draws those of the tokenizer", "[tools]") {
+  const Trained trained({}, {"--set", "model.vocab_size=2000"});
+  CHECK(trained.text({"--temperature", "5"}).size() > 4);
+}
+
 // Kills: bytes written as they come, so that a model or a prompt steers the terminal.
 TEST_CASE("control characters and bytes that are no text are escaped", "[tools]") {
   const Trained trained;

@@ -105,6 +105,27 @@ TEST_CASE("saved weights probe to the same file, bit for bit", "[tools]") {
   }
 }
 
+// Kills: a folder of other things, or of a run's weights, that gives way to initial weights.
+TEST_CASE("initial weights are saved where there is room for them alone", "[tools]") {
+  const Probe probe;
+  const auto save = [&](const std::string& folder) { return probe.run("out", {probe.config, "--save", folder}); };
+  const std::string kept = probe.folder / "kept", empty = probe.folder / "empty";
+  std::filesystem::create_directories(kept);
+  std::filesystem::create_directories(empty);
+  write_text(kept + "/x", "mine");
+  write_text(probe.folder / "file", "mine");
+  for (const std::string& taken : {kept, std::string(probe.folder / "file")}) {
+    const Ran ran = save(taken);
+    CHECK(ran.code == 2);
+    CHECK(ran.one_error_line(taken));
+  }
+  CHECK(read_text(kept + "/x") == "mine");
+  CHECK(read_text(probe.folder / "file") == "mine");
+  CHECK(save(empty).code == 0);
+  CHECK(save(empty).code == 0);
+  CHECK(!exists(empty + ".damaged"));
+}
+
 // Kills: the whole door wrong in the same way from checkpoint to file: a transposed read, a gradient of another scale.
 TEST_CASE("a checkpoint of PyTorch's weights probes to PyTorch's numbers", "[tools]") {
   for (const std::string name : {"gpt_learned", "gpt_sinusoidal_relu", "llama_grouped"}) {

@@ -82,6 +82,8 @@ void resume_from(Communicator& comm, const FoundCheckpoint&, const std::vector<P
 
 // Every fault of a step folder, in words with file and offset; none: it is sound.
 std::vector<std::string> verify_checkpoint(const std::string& folder);
+// The step of a sound step folder; nothing for any other.
+std::optional<int64_t> sound_step(const std::string& folder);
 
 // Writes one step folder: `folder` + ".tmp", then renamed. An equal one is kept, a damaged one set aside as ".damaged",
 // another content of the same config replaced. Throws on all ranks: RunError (nothing is left behind), or UsageError

@@ -178,4 +178,9 @@ std::vector<std::string> verify_checkpoint(const std::string& folder) {
   return examine(*make_self_communicator(), folder, {}).faults;
 }
 
+std::optional<int64_t> sound_step(const std::string& folder) {
+  const Examined examined = examine(*make_self_communicator(), folder, {});
+  return examined.faults.empty() ? std::optional(examined.found.step) : std::nullopt;
+}
+
 }  // namespace sffn
