@@ -8,6 +8,7 @@
 #include "tools/bench/profile.h"
 #include "tools/bench/step.h"
 #include "tools/commands.h"
+#include "tools/numbers.h"
 #include "tools/options.h"
 
 #include <CLI/CLI.hpp>
@@ -142,10 +143,8 @@ void add_bench_command(CLI::App& app, Chosen& chosen) {
       command->add_subcommand("step", "one training step on random tokens, one micro-batch a rank; medians");
   step->add_option("config", arguments->config, "configuration file")->required();
   step->add_option("--set", arguments->overrides, "path.to.key=value, on top of the file; may repeat");
-  step->add_option("--steps", arguments->step.steps, "timed steps")->check(CLI::PositiveNumber)->capture_default_str();
-  step->add_option("--warm-up", arguments->step.warm_up, "steps before them")
-      ->check(CLI::PositiveNumber)
-      ->capture_default_str();
+  step->add_option("--steps", arguments->step.steps, "timed steps")->check(positive())->capture_default_str();
+  step->add_option("--warm-up", arguments->step.warm_up, "steps before them")->check(positive())->capture_default_str();
   step->add_flag("--profile", arguments->step.profile,
                  "one more step, whose kernels are timed and held against the device's roofline (cuda)");
   step->add_option("--backend", arguments->backend, "auto | cpu | cuda");
@@ -166,9 +165,9 @@ void add_bench_command(CLI::App& app, Chosen& chosen) {
                   "block product at every granularity. May repeat");
   ops->add_option("--block-size", arguments->block_sizes, "of group D alone this one; may repeat");
   ops->add_option("--seconds", arguments->seconds, "an op repeats for about so long (cpu: 0.25, cuda: 0.02)")
-      ->check(CLI::PositiveNumber);
+      ->check(positive());
   ops->add_option("--repeats", arguments->repeats, "and at least so often (cpu: 5, cuda: 20, after half as many)")
-      ->check(CLI::PositiveNumber);
+      ->check(positive());
   ops->add_flag("--small", arguments->small, "groups at small sizes: to try the program, not the machine");
   ops->add_option("--write-costs", arguments->costs,
                   "instead: measure both forms of the block product and write their table, src/ffn/expert_costs.inc");

@@ -3,6 +3,7 @@
 
 #include "core/log.h"
 #include "tools/commands.h"
+#include "tools/numbers.h"
 #include "tools/options.h"
 
 #include <CLI/CLI.hpp>
@@ -107,7 +108,7 @@ void add_compare_command(CLI::App& app, Chosen& chosen) {
   command->add_option("config", arguments->config, "configuration file")->required();
   command->add_option("--set", arguments->overrides, "path.to.key=value, on top of the file; may repeat");
   command->add_option("--backends", arguments->backends, "two of cpu and cuda")->delimiter(',')->capture_default_str();
-  command->add_option("--steps", arguments->steps, "training steps")->check(CLI::PositiveNumber)->capture_default_str();
+  command->add_option("--steps", arguments->steps, "training steps")->check(positive())->capture_default_str();
   command->add_flag("--json", arguments->json, "one JSON object on stdout");
   command->footer(
       "Example:\n  sffn compare configs/tiny/avg_k.json --backends cpu,cuda --steps 3\n"

@@ -4,6 +4,7 @@
 #include "core/log.h"
 #include "core/signals.h"
 #include "tools/commands.h"
+#include "tools/numbers.h"
 #include "tools/options.h"
 #include "train/counters.h"
 #include "train/evaluate.h"
@@ -174,16 +175,15 @@ void add_eval_command(CLI::App& app, Chosen& chosen) {
   command->add_option("--checkpoint", arguments->checkpoint, "step folder, or run folder: its newest sound step")
       ->required();
   command->add_option("--data", arguments->data, "NAME=GLOB of token shards; may repeat")->required();
-  command->add_option("--context", arguments->context, "tokens a window; default: the model's")
-      ->check(CLI::PositiveNumber);
+  command->add_option("--context", arguments->context, "tokens a window; default: the model's")->check(positive());
   command
       ->add_option("--stride", arguments->stride,
                    "a window scores its last STRIDE tokens, the first all; default: context")
-      ->check(CLI::PositiveNumber);
+      ->check(positive());
   command
       ->add_option("--batch", arguments->batch,
                    "windows at a time; where tokens share a block's capacity, those of a batch do")
-      ->check(CLI::PositiveNumber)
+      ->check(positive())
       ->capture_default_str();
   command->add_option("--out", arguments->out, "also write the JSON report here");
   command->add_option(

@@ -2,6 +2,7 @@
 #include "core/log.h"
 #include "core/signals.h"
 #include "tools/commands.h"
+#include "tools/numbers.h"
 #include "tools/options.h"
 #include "tools/terminal_text.h"
 #include "train/inference.h"
@@ -55,7 +56,7 @@ void add_generate_command(CLI::App& app, Chosen& chosen) {
       ->required();
   command->add_option("--prompt", arguments->prompt, "text to continue")->required();
   command->add_option("--tokens", arguments->tokens, "at most so many; the end of a document ends it")
-      ->check(CLI::PositiveNumber)
+      ->check(positive())
       ->capture_default_str();
   command->add_option("--temperature", arguments->sample.temperature, "0: the most probable token")
       ->capture_default_str();
@@ -63,7 +64,9 @@ void add_generate_command(CLI::App& app, Chosen& chosen) {
       ->capture_default_str();
   command->add_option("--top-p", arguments->sample.top_p, "draw from the most probable that sum to p")
       ->capture_default_str();
-  command->add_option("--seed", arguments->seed, "the same seed gives the same text")->capture_default_str();
+  command->add_option("--seed", arguments->seed, "the same seed gives the same text")
+      ->check(not_below_zero())
+      ->capture_default_str();
   command->add_option("--backend", arguments->backend, "auto | cpu | cuda")->capture_default_str();
   command->footer(
       "Example:\n  sffn generate --checkpoint runs/a --prompt 'Once upon' --tokens 200 --temperature 0.8 --top-p 0.95");

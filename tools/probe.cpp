@@ -4,6 +4,7 @@
 #include "core/log.h"
 #include "data/corpus.h"
 #include "tools/commands.h"
+#include "tools/numbers.h"
 #include "tools/options.h"
 
 #include <CLI/CLI.hpp>
@@ -60,7 +61,7 @@ void add_probe_command(CLI::App& app, Chosen& chosen) {
   command->add_option("--set", arguments->overrides, "path.to.key=value, on top of the file; may repeat");
   command->add_option("--tokens", arguments->options.tokens, "raw little-endian int32: B rows of T + 1 ids")
       ->required();
-  command->add_option("--batch", arguments->options.batch, "B")->required()->check(CLI::PositiveNumber);
+  command->add_option("--batch", arguments->options.batch, "B")->required()->check(positive());
   command->add_option("--out", arguments->options.out, "safetensors file to write")->required();
   command->add_option("--save", arguments->options.save,
                       "also write the initial weights as a checkpoint into this folder");

@@ -3,6 +3,7 @@
 #include "core/log.h"
 #include "core/signals.h"
 #include "tools/commands.h"
+#include "tools/numbers.h"
 #include "tools/options.h"
 #include "train/trainer.h"
 
@@ -64,7 +65,7 @@ void add_train_command(CLI::App& app, Chosen& chosen) {
       ->add_option("--resume", arguments->resume,
                    "auto: newest sound checkpoint | never: start anew | a checkpoint's folder")
       ->capture_default_str();
-  command->add_option("--steps", arguments->steps, "the total, in place of train.steps")->check(CLI::PositiveNumber);
+  command->add_option("--steps", arguments->steps, "the total, in place of train.steps")->check(positive());
   command->add_option("--backend", arguments->backend, "auto | cpu | cuda, in place of the configuration's");
   command->add_flag("--no-verify", arguments->no_verify, "do not compare checksums when a checkpoint is loaded");
   command->add_flag("--enable-fault-injection", arguments->faults, "obey SFFN_FAULT; for tests of failures");

@@ -159,7 +159,13 @@ int64_t vocab_size_from_data(const std::vector<std::string>& patterns) {
   SFFN_CHECK(!patterns.empty(), "no corpus to take the vocabulary from");
   int64_t largest = 0;
   for (const std::string& pattern : patterns) {
-    for (const auto& [folder, manifest] : manifests_of(shard_paths(pattern))) {
+    std::vector<std::string> paths;
+    try {
+      paths = shard_paths(pattern);
+    } catch (const DamagedError& error) {
+      throw DamagedError("", cat(error.what(), ", or state model.vocab_size: it is from_data"));
+    }
+    for (const auto& [folder, manifest] : manifests_of(paths)) {
       if (manifest) largest = std::max(largest, manifest->vocab_size);
     }
   }

@@ -69,6 +69,10 @@ TEST_CASE("an unknown option, command or no command at all is one line and exit 
   for (const Words& wrong : {Words{"no-such-command"}, Words{"bench", "no-such-command"}}) {
     CHECK(run_sffn(wrong).one_error_line("no-such-command is not a command"));
   }
+  for (const char* number : {"0", "-1", "x"}) {
+    CHECK(run_sffn({"train", config, "--steps", number})
+              .one_error_line(cat("--steps: is ", number, "; a number above 0")));
+  }
 }
 
 // Kills: a configuration for a GPU that a build without one can neither plan nor run on the CPU.
