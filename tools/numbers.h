@@ -9,18 +9,21 @@
 
 namespace sffn {
 
-inline std::string require_number(const std::string& text, double least, bool above, const char* expected) {
-  double value = 0;
-  const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), value);
-  const bool whole = error == std::errc() && end == text.data() + text.size();
-  return whole && (above ? value > least : value >= least) ? "" : cat("is ", text, "; ", expected, " is expected");
+// Takes numbers with good(number) alone.
+inline CLI::Validator number_where(bool (*good)(double), const char* expected) {
+  const auto wrong = [=](const std::string& text) -> std::string {
+    double value = 0;
+    const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), value);
+    const bool number = error == std::errc() && end == text.data() + text.size();
+    return number && good(value) ? "" : cat("is ", text, "; ", expected, " is expected");
+  };
+  return {wrong, ""};
 }
-
 inline CLI::Validator positive() {
-  return {[](const std::string& text) { return require_number(text, 0, true, "a number above 0"); }, ""};
+  return number_where([](double x) { return x > 0; }, "a number above 0");
 }
 inline CLI::Validator not_below_zero() {
-  return {[](const std::string& text) { return require_number(text, 0, false, "0 or more"); }, ""};
+  return number_where([](double x) { return x >= 0; }, "0 or more");
 }
 
 }  // namespace sffn

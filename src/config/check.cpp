@@ -1,5 +1,5 @@
 #include "config/config.h"
-#include "kernels/ops.h"
+#include "kernels/types.h"
 
 #include <limits>
 

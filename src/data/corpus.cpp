@@ -79,9 +79,10 @@ Manifests manifests_of(const std::vector<std::string>& paths) {
   return manifests;
 }
 
-std::vector<std::string> shard_paths(const std::string& pattern) {
+// otherwise: what else than writing them helps where none is there
+std::vector<std::string> shard_paths(const std::string& pattern, const char* otherwise = "") {
   std::vector<std::string> paths = glob_paths(pattern);
-  if (paths.empty()) throw DamagedError(pattern, "no token shard matches; `sffn prepare` writes them");
+  if (paths.empty()) throw DamagedError(pattern, cat("no token shard matches; `sffn prepare` writes them", otherwise));
   return paths;
 }
 
@@ -159,13 +160,8 @@ int64_t vocab_size_from_data(const std::vector<std::string>& patterns) {
   SFFN_CHECK(!patterns.empty(), "no corpus to take the vocabulary from");
   int64_t largest = 0;
   for (const std::string& pattern : patterns) {
-    std::vector<std::string> paths;
-    try {
-      paths = shard_paths(pattern);
-    } catch (const DamagedError& error) {
-      throw DamagedError("", cat(error.what(), ", or state model.vocab_size: it is from_data"));
-    }
-    for (const auto& [folder, manifest] : manifests_of(paths)) {
+    for (const auto& [folder, manifest] :
+         manifests_of(shard_paths(pattern, ", or state model.vocab_size: it is from_data"))) {
       if (manifest) largest = std::max(largest, manifest->vocab_size);
     }
   }

@@ -1,6 +1,5 @@
 // Keys and values that no run can have: each is a usage error that names the path and the rule.
 #include "config/config.h"
-#include "kernels/ops.h"
 #include "support/catch.h"
 
 using namespace sffn;
