@@ -28,6 +28,11 @@ install_packages() {
   "${as_root[@]}" env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "${missing[@]}" >/dev/null
 }
 
+# How many GPUs the driver shows.
+count_gpus() {
+  if command -v nvidia-smi >/dev/null; then nvidia-smi -L 2>/dev/null | grep -c '^GPU ' || true; else echo 0; fi
+}
+
 # build PRESET TARGET...
 build() {
   local preset=$1 log target

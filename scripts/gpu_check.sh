@@ -22,7 +22,7 @@ while [ $# -gt 0 ]; do
   esac
 done
 $list && exec python3 "$root/scripts/gpu_check.py" --list
-{ command -v nvidia-smi >/dev/null && nvidia-smi -L 2>/dev/null | grep -q '^GPU '; } ||
+[ "$(count_gpus)" -gt 0 ] ||
   die "scripts/gpu_check.sh: nvidia-smi finds no GPU on this machine; --build DIR takes a build made elsewhere to one that has it"
 code=1
 if [ -z "$build_dir" ]; then

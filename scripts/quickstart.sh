@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # From a fresh machine to a trained sparse model in minutes: installs what is missing, builds, prepares real text found
 # here, trains a small Avg-K model and a dense one of equal FLOPs on two ranks each, and compares them on held-out text.
+# Where a GPU is visible the CUDA backend is built and used, on one rank a GPU.
 #   scripts/quickstart.sh [--steps N] [--run DIR]      defaults: the steps of configs/quickstart.json, runs/quickstart
 set -euo pipefail
 source "$(dirname "$0")/common.sh"
@@ -15,12 +16,23 @@ while [ $# -gt 0 ]; do
 done
 
 cd "$root"
-sffn=build-cpu/tools/sffn data=data/quickstart
+preset=cpu ranks=2 data=data/quickstart
 started=$SECONDS
 
-say "1/6 packages and build"
+gpus=$(count_gpus)
+if [ "$gpus" -gt 0 ]; then
+  export PATH="$PATH:${CUDA_HOME:-/usr/local/cuda}/bin"
+  if command -v nvcc >/dev/null; then
+    preset=cuda ranks=$((gpus < 2 ? gpus : 2))
+  else
+    say "a GPU is visible, but no CUDA toolkit (nvcc) to build for it: on the CPU"
+  fi
+fi
+sffn=build-$preset/tools/sffn
+
+say "1/6 packages and build, preset $preset"
 install_packages
-build cpu sffn
+build "$preset" sffn
 
 say "2/6 text from this machine"
 if [ ! -e "$data/prose/manifest.json" ] || [ ! -e "$data/code/manifest.json" ]; then
@@ -30,16 +42,16 @@ fi
 "$sffn" prepare --input "$data/text/prose" --out "$data/prose" --tokenizer bytes --val-fraction 0.05
 "$sffn" prepare --input "$data/text/code" --out "$data/code" --tokenizer bytes --val-fraction 0.2
 
-say "3/6 training on 2 ranks: Avg-K, 8 times the memory in every second layer"
-launch 2 "$sffn" train configs/quickstart.json --run "$run" ${steps[@]+"${steps[@]}"}
+say "3/6 training on $ranks ranks: Avg-K, 8 times the memory in every second layer"
+launch "$ranks" "$sffn" train configs/quickstart.json --run "$run" ${steps[@]+"${steps[@]}"}
 
 say "4/6 the dense baseline of equal FLOPs"
-launch 2 "$sffn" train configs/quickstart-dense.json --run "$run-dense" ${steps[@]+"${steps[@]}"}
+launch "$ranks" "$sffn" train configs/quickstart-dense.json --run "$run-dense" ${steps[@]+"${steps[@]}"}
 
 say "5/6 evaluation on held-out text"
 for model in "$run" "$run-dense"; do
   say "$model:"
-  launch 2 "$sffn" eval --checkpoint "$model" --data "prose=$data/prose/val-*.bin" --data "code=$data/code/val-*.bin"
+  launch "$ranks" "$sffn" eval --checkpoint "$model" --data "prose=$data/prose/val-*.bin" --data "code=$data/code/val-*.bin"
 done
 
 say "6/6 a sample of the Avg-K model"
@@ -47,5 +59,5 @@ say "6/6 a sample of the Avg-K model"
 
 say
 say "done in $((SECONDS - started)) s. The runs are in $run and $run-dense: metrics.jsonl, tensorboard/, checkpoints/, log.txt."
-say "Train on: mpirun -np 2 $sffn train configs/quickstart.json --run $run --steps 2000"
+say "Train on: mpirun -np $ranks $sffn train configs/quickstart.json --run $run --steps 2000"
 say "It resumes from the newest checkpoint by itself; stop a run with kill -USR1 to the mpirun process: it saves first."

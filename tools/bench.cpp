@@ -76,7 +76,7 @@ Config load_model(Communicator& ranks, const Arguments& arguments) {
 
 int run_step(World& world, const Arguments& arguments) {
   Communicator& ranks = world.ranks();
-  log::start(ranks.rank(), arguments.json, arguments.json);
+  log::start(ranks.rank(), output_of(arguments.json));
   const Config config = load_model(ranks, arguments);
   const OpenDevice device = open_device(config.backend, world);
   log_world(world, device);
@@ -90,7 +90,7 @@ int run_step(World& world, const Arguments& arguments) {
 }
 
 int run_ops(World& world, const Arguments& arguments) {
-  log::start(world.ranks().rank(), arguments.json, arguments.json);
+  log::start(world.ranks().rank(), output_of(arguments.json));
   if (!arguments.costs.empty()) {
     log_world(world, cpu_device(world));
     const std::string table = measure_expert_costs([](const std::string& line) { log::info(line); });
@@ -118,7 +118,7 @@ int run_ops(World& world, const Arguments& arguments) {
 }
 
 int run_comm(World& world, const Arguments& arguments) {
-  log::start(world.ranks().rank(), arguments.json, arguments.json);
+  log::start(world.ranks().rank(), output_of(arguments.json));
   const OpenDevice device = open_device(arguments.backend.empty() ? "auto" : arguments.backend, world);
   log_world(world, device);
   const Json report =

@@ -80,7 +80,7 @@ class Worst {
 };
 
 int run(const Arguments& arguments) {
-  log::start(0, true, true);
+  log::start(0, output_of(arguments.json, log::Output::kResult));
   if (arguments.backends.size() != 2) throw UsageError("--backends", "takes two, as in cpu,cuda");
   Config config = load_config(arguments.config, arguments.overrides);
   if (config.model.vocab_size == 0) {

@@ -121,7 +121,7 @@ Json usage_of(InferenceModel& model, Communicator& ranks) {
 }
 
 int run_rank(World& world, const Arguments& arguments) {
-  log::start(world.ranks().rank(), arguments.json, arguments.json);
+  log::start(world.ranks().rank(), output_of(arguments.json));
   world.start_watchdog({});
   together(world.ranks(), [&] {
     require_folder_of("--out", arguments.out);

@@ -24,7 +24,7 @@ struct Arguments {
 };
 
 int run_rank(World& world, const Arguments& arguments) {
-  log::start(world.ranks().rank(), true, true);
+  log::start(world.ranks().rank(), log::Output::kResult);
   const OpenDevice device = open_device(arguments.backend, world);
   check(arguments.sample);
   InferenceModel model(*device.ranks, *device.runtime, arguments.checkpoint, 1, 0);

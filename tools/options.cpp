@@ -3,7 +3,6 @@
 #include "comm/agree.h"
 #include "comm/groups.h"
 #include "core/hash.h"
-#include "core/log.h"
 #include "core/signals.h"
 
 #include <cstdio>
@@ -45,7 +44,11 @@ void require_folder_of(const std::string& option, const std::string& path) {
   }
 }
 
-void print_json(const Json& json) { std::printf("%s\n", json.dump(2).c_str()); }
+void print_json(Json json) {
+  const std::vector<std::string> warnings = log::take_warnings();
+  if (!warnings.empty()) json["warnings"] = Json::Array(warnings.begin(), warnings.end());
+  std::printf("%s\n", json.dump(2).c_str());
+}
 
 void log_world(World& world, const OpenDevice& device) {
   log::info(world.str(), "; ", device.description);
@@ -60,7 +63,7 @@ void log_layout(World& world, const ParallelConfig& parallel) {
 }
 
 int interrupted(int signal) {
-  log::warn("stopped by signal ", signals::name(signal), " before the end");
+  log::error("stopped by signal ", signals::name(signal), " before the end");
   return 128 + signal;
 }
 

@@ -2,6 +2,7 @@
 #pragma once
 #include "comm/launch.h"
 #include "config/config.h"
+#include "core/log.h"
 #include "tools/device.h"
 #include "train/trainer.h"
 
@@ -17,8 +18,12 @@ Config load_config_together(Communicator& ranks, const std::string& path, const 
 std::pair<std::string, std::string> parse_named_glob(const std::string& text);
 // Throws UsageError where a file to be written has no folder; an empty path is none.
 void require_folder_of(const std::string& option, const std::string& path);
-// Prints the object on stdout as one JSON value.
-void print_json(const Json& json);
+// How a command speaks that has a --json, and how it does otherwise.
+inline log::Output output_of(bool json, log::Output otherwise = log::Output::kLines) {
+  return json ? log::Output::kJson : otherwise;
+}
+// Prints the object on stdout as one JSON value, with the warnings so far, where there are any, as "warnings".
+void print_json(Json json);
 // Ranks, threads, kernels, and the ranks of each of several nodes: what every computing command says first, on rank 0.
 void log_world(World& world, const OpenDevice& device);
 // Versions and how ranks share the work: what a training run says next. AgreedError where parallel.expert does not

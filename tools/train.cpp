@@ -24,6 +24,7 @@ struct Arguments {
 int run_rank(World& world, const Arguments& arguments) {
   Communicator& ranks = world.ranks();
   log::start(ranks.rank());
+  log::keep_for_file();
   if (arguments.faults) enable_fault_injection(ranks.rank());
   fault_point("init", -1);
   std::vector<std::string> overrides = arguments.overrides;
@@ -62,8 +63,9 @@ void add_train_command(CLI::App& app, Chosen& chosen) {
   command->add_option("--set", arguments->overrides, "path.to.key=value, on top of the file; may repeat");
   command->add_option("--run", arguments->run, "folder of the run; default runs/NAME of the configuration");
   command
-      ->add_option("--resume", arguments->resume,
-                   "auto: newest sound checkpoint | never: start anew | a checkpoint's folder")
+      ->add_option(
+          "--resume", arguments->resume,
+          "auto: newest sound checkpoint | never: start anew | a step's folder, or a run's: its newest sound step")
       ->capture_default_str();
   command->add_option("--steps", arguments->steps, "the total, in place of train.steps")->check(positive());
   command->add_option("--backend", arguments->backend, "auto | cpu | cuda, in place of the configuration's");

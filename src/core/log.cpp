@@ -6,16 +6,19 @@
 
 #include <memory>
 #include <mutex>
+#include <optional>
+#include <utility>
 #include <vector>
 
 namespace sffn::log {
 namespace {
 
 int rank_of_process = 0;
-bool to_stderr_only = false;
-bool drop_information = false;
+Output output_of_process = Output::kLines;
 bool warned_of_file = false;
 std::mutex guard;
+std::vector<std::string> held_warnings;
+std::optional<std::vector<std::string>> kept_for_file;
 std::shared_ptr<spdlog::logger> file_logger;
 
 std::shared_ptr<spdlog::logger> make(spdlog::sink_ptr sink) {
@@ -38,30 +41,48 @@ spdlog::logger& console(bool error_stream) {
 
 void put(const std::string& text, bool error_stream) {
   const std::string marked = rank_of_process == 0 ? text : cat("[rank ", rank_of_process, "] ", text);
-  console(error_stream || to_stderr_only).info(marked);
+  console(error_stream).info(marked);
   if (file_logger) file_logger->info(marked);
+  const std::lock_guard<std::mutex> lock(guard);
+  if (kept_for_file) kept_for_file->push_back(marked);
 }
 
 }  // namespace
 
-void start(int rank, bool to_stderr, bool quiet) {
+void start(int rank, Output output) {
   rank_of_process = rank;
-  to_stderr_only = to_stderr;
-  drop_information = quiet;
+  output_of_process = output;
 }
+
+void keep_for_file() { kept_for_file.emplace(); }
 
 void also_to_file(const std::string& path) {
   try {
     file_logger = make(std::make_shared<spdlog::sinks::basic_file_sink_mt>(path));
+    for (const std::string& line : std::exchange(kept_for_file, std::nullopt).value_or(std::vector<std::string>{})) {
+      file_logger->info(line);
+    }
   } catch (const spdlog::spdlog_ex& e) {
     warn(path, ": the log cannot be written: ", e.what());
   }
 }
 
-void info_line(const std::string& text) {
-  if (rank_of_process == 0 && !drop_information) put(text, false);
+std::vector<std::string> take_warnings() {
+  const std::lock_guard<std::mutex> lock(guard);
+  return std::exchange(held_warnings, {});
 }
-void warn_line(const std::string& text) { put("warning: " + text, true); }
-void error_line(const std::string& text) { put("error: " + text, true); }
+
+void info_line(const std::string& text) {
+  if (rank_of_process == 0 && output_of_process == Output::kLines) put(text, false);
+}
+void warn_line(const std::string& text) {
+  if (output_of_process != Output::kJson) return put("warning: " + text, true);
+  const std::lock_guard<std::mutex> lock(guard);
+  held_warnings.push_back(text);
+}
+void error_line(const std::string& text) {
+  for (const std::string& warning : take_warnings()) put("warning: " + warning, true);
+  put("error: " + text, true);
+}
 
 }  // namespace sffn::log

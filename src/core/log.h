@@ -2,15 +2,28 @@
 #pragma once
 #include "core/error.h"
 
+#include <cstdint>
 #include <string>
+#include <vector>
 
 namespace sffn::log {
 
-// Call once a process. Rank 0 prints information; other ranks print warnings and errors only, marked "[rank N]".
-// `to_stderr` keeps stdout clean for --json; `quiet` drops information (warnings stay).
-void start(int rank, bool to_stderr = false, bool quiet = false);
+// What stdout is for.
+enum class Output : uint8_t {
+  kLines,   // people: information
+  kResult,  // a result alone: information is dropped
+  kJson,    // one JSON object: warnings too wait, for take_warnings() or for the error that ends the process
+};
+
+// Call once a process. Rank 0 prints information; other ranks print warnings and errors only, marked "[rank N]", on
+// stderr as everywhere.
+void start(int rank, Output output = Output::kLines);
+// What is shown from now on waits for a file that is not known yet, and goes there first.
+void keep_for_file();
 // Everything rank 0 shows also goes to this file from now on. A file that cannot be written is warned of once.
 void also_to_file(const std::string& path);
+// The warnings that were not shown. Once.
+std::vector<std::string> take_warnings();
 
 void info_line(const std::string& text);
 void warn_line(const std::string& text);

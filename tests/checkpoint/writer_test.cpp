@@ -301,6 +301,22 @@ TEST_CASE("steps that are not continued move to a folder of their own", "[checkp
   CHECK(resume.replaced == std::vector<std::string>{"latest", step_name(5)});
 }
 
+// Kills: a run's folder that only evaluation takes; its first step, or a damaged one; steps that follow left in place.
+TEST_CASE("a run's folder stands for its newest sound step, in resuming too", "[checkpoint][resume]") {
+  Run run, elsewhere;
+  CheckpointWriter writer(*alone(), run.path(), {}, {});
+  for (const int64_t step : {10, 20, 30}) save(writer, step);
+  damage(run.step(30));
+  const Resume own = choose_resume(*alone(), run.path(), run.path());
+  CHECK(own.checkpoint->step == 20);
+  CHECK(own.replaced == std::vector<std::string>{step_name(30)});
+  CHECK(choose_resume(*alone(), elsewhere.path(), run.path() + "/").checkpoint->folder == own.checkpoint->folder);
+  std::filesystem::create_directories(elsewhere / "checkpoints");
+  const Caught error = error_of([&] { choose_resume(*alone(), run.path(), elsewhere.path()); });
+  CHECK(error.code == ExitCode::kDamaged);
+  CHECK(error.says("holds no sound checkpoint; the newest sound checkpoint is " + run.step(20)));
+}
+
 // Kills: falling back from a checkpoint that was asked for by name.
 TEST_CASE("a named checkpoint that is damaged is exit code 3 and names the newest sound one", "[checkpoint][resume]") {
   Run run;

@@ -6,7 +6,8 @@
 using namespace sffn;
 using namespace sffn::test;
 
-// Kills: lines of every rank; the configuration's numbers where those of the started ranks are due; an unread zero.
+// Kills: lines of every rank; lines that were shown before the run's folder was known and are not in its log; the
+// configuration's numbers where those of the started ranks are due; an unread zero.
 TEST_CASE("a run begins with where it runs, on what, and how its ranks share the work", "[runs]") {
   const Workplace place;
   const std::vector<std::string> sparse = {
@@ -17,6 +18,8 @@ TEST_CASE("a run begins with where it runs, on what, and how its ranks share the
   CHECK(alone.says("1 rank on 1 node, 1 thread, "));
   CHECK(alone.says("; backend cpu: oneDNN "));
   CHECK(alone.says(", without MPI; 1 data rank, 1 expert rank, 1 replica, zero 1\n"));
+  CHECK(alone.errors.empty());
+  CHECK(read_text(place.path("alone") + "/log.txt") == alone.output);
 
   std::vector<std::string> spread = sparse;
   spread.insert(spread.end(), {"parallel.expert=2", "parallel.zero=0"});

@@ -216,6 +216,31 @@ TEST_CASE("data of another tokenizer is refused by eval, validation and a resume
           "need one tokenizer");
 }
 
+// Kills: a warning on stderr beside JSON, one that is lost, one that an error hides.
+TEST_CASE("with --json a warning is in the JSON, and on stderr where eval fails", "[tools]") {
+  const TempFolder folder(TempFolder::kMemory);
+  const std::string data = prepare_words(folder, "a", 24, {"--val-fraction", "0.4", "--tokenizer", "spm-train:300"});
+  const std::string run = folder / "run";
+  sffn_done(train_command(write_model(folder), data, run) + Words{"--set", "model.vocab_size=300"});
+  std::filesystem::remove(data + "/tokenizer.model");
+  const std::string set = "x=" + data + "/val-*.bin";
+  const Words eval = {"eval", "--checkpoint", run, "--data", set}, json = {"--json"};
+
+  const Ran quiet = sffn_done(eval + json);
+  CHECK(quiet.err.empty());
+  const Json report = quiet.json(), *warnings = report.find("warnings");
+  REQUIRE(warnings != nullptr);
+  REQUIRE(warnings->as_array().size() == 1);
+  CHECK(warnings->as_array()[0].as_string().find("tokenizer.model: is missing") != std::string::npos);
+  CHECK(set_of(report, "x").find("bits_per_byte")->is_null());
+
+  CHECK(sffn_done(eval).err.find("warning: ") == 0);
+  const Ran failed = run_sffn(eval + json + Words{"--data", set});
+  CHECK(failed.code == 2);
+  CHECK(failed.err.find("warning: ") == 0);
+  CHECK(failed.err.find("\nerror: --data x=") != std::string::npos);
+}
+
 // Kills: a table a rank.
 TEST_CASE("eval under mpirun prints its table once", "[tools]") {
   const Trained trained;

@@ -64,12 +64,12 @@ struct Resume {
   std::vector<std::string> replaced;          // entries of RUN/checkpoints this run does not continue: to be moved away
 };
 
-// --resume auto | never | CHECKPOINT. "auto" takes the newest sound step and prints one line "rejected step N: ..." for
-// each newer one; "fresh start" only where nothing was ever saved. Changes nothing on disk.
+// --resume auto | never | CHECKPOINT, as of find_checkpoint. "auto" takes the newest sound step and prints one line
+// "rejected step N: ..." for each newer one; "fresh start" only where nothing was ever saved. Changes nothing on disk.
 // Throws DamagedError when something was saved and nothing is sound, or when CHECKPOINT is not.
 Resume choose_resume(Communicator& comm, const std::string& run, const std::string& mode, const ReadOptions& = {});
 
-// For evaluation: a step folder, or a run folder and then its newest sound step. Throws DamagedError.
+// A step folder, or a run folder and then its newest sound step. Throws DamagedError.
 FoundCheckpoint find_checkpoint(Communicator& comm, const std::string& path, const ReadOptions& = {});
 
 // Fills the pieces, whatever the number of ranks that wrote them. Throws UsageError naming the tensor when the

@@ -115,18 +115,34 @@ std::vector<std::string> other_history(Communicator& comm, const std::string& ru
   return others;
 }
 
-Resume choose_exactly(Communicator& comm, const std::string& run, const std::string& path, const ReadOptions& options) {
+struct Named {
+  std::optional<FoundCheckpoint> checkpoint;
+  std::string fault;  // where there is none
+};
+// The step's folder that is given, or the newest sound one of the run's folder.
+Named look_at(Communicator& comm, const std::string& given, const ReadOptions& options) {
+  const std::string path = without_trailing_slashes(given), folder = checkpoints_folder(path);
+  if (comm.max_value(static_cast<char>(exists(folder)))) {
+    Newest newest = newest_sound(comm, folder, list_together(comm, folder), options);
+    return {std::move(newest.checkpoint), folder + ": holds no sound checkpoint"};
+  }
   Examined examined = examine(comm, path, options);
-  if (examined.faults.empty()) {
-    Resume resume{std::move(examined.found), {}, {}};
+  if (examined.faults.empty()) return {std::move(examined.found), ""};
+  return {std::nullopt, examined.faults[0]};
+}
+
+Resume choose_exactly(Communicator& comm, const std::string& run, const std::string& path, const ReadOptions& options) {
+  Named named = look_at(comm, path, options);
+  if (named.checkpoint) {
+    Resume resume{std::move(named.checkpoint), {}, {}};
     resume.replaced = other_history(comm, run, *resume.checkpoint);
     return resume;
   }
   const std::string folder = checkpoints_folder(run);
   const Newest newest = newest_sound(comm, folder, list_together(comm, folder), options);
-  throw DamagedError(examined.faults[0], newest.checkpoint
-                                             ? "the newest sound checkpoint is " + newest.checkpoint->folder
-                                             : "there is no sound checkpoint in " + folder);
+  throw DamagedError("",
+                     named.fault + (newest.checkpoint ? "; the newest sound checkpoint is " + newest.checkpoint->folder
+                                                      : "; there is no sound checkpoint in " + folder));
 }
 
 std::string words(const std::vector<int64_t>& shape) { return Json(Json::Array(shape.begin(), shape.end())).dump(); }
@@ -175,19 +191,13 @@ void read_moments(Communicator& comm, const FoundCheckpoint& from, const std::ve
 Resume choose_resume(Communicator& comm, const std::string& run, const std::string& mode, const ReadOptions& options) {
   if (mode == "auto") return choose_automatically(comm, run, options);
   if (mode == "never") return choose_never(comm, run);
-  return choose_exactly(comm, run, without_trailing_slashes(mode), options);
+  return choose_exactly(comm, run, mode, options);
 }
 
 FoundCheckpoint find_checkpoint(Communicator& comm, const std::string& path, const ReadOptions& options) {
-  const std::string folder = checkpoints_folder(path);
-  if (comm.max_value(static_cast<char>(exists(folder)))) {
-    Newest newest = newest_sound(comm, folder, list_together(comm, folder), options);
-    if (!newest.checkpoint) throw DamagedError(folder, "holds no sound checkpoint");
-    return std::move(*newest.checkpoint);
-  }
-  Examined examined = examine(comm, without_trailing_slashes(path), options);
-  if (!examined.faults.empty()) throw DamagedError("", examined.faults[0]);
-  return std::move(examined.found);
+  Named named = look_at(comm, path, options);
+  if (!named.checkpoint) throw DamagedError("", named.fault);
+  return std::move(*named.checkpoint);
 }
 
 void read_parameters(Communicator& comm, const FoundCheckpoint& from, const std::vector<Piece>& parameters,
