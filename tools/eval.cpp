@@ -128,7 +128,7 @@ int run_rank(World& world, const Arguments& arguments) {
     require_folder_of("--usage", arguments.usage);
   });
   const OpenDevice device = open_device(arguments.backend, world);
-  log_world(world, device);
+  if (!arguments.json) log_world(world, device);  // the JSON is the same on any ranks
   Communicator& ranks = *device.ranks;
   ReadOptions read;
   read.verify = !arguments.no_verify;

@@ -70,6 +70,7 @@ TEST_CASE("eval prints the same JSON on 1 and 4 ranks", "[tools]") {
   const Ran one = sffn_done(command), four = sffn_done(command, 4);
   CHECK(one.out == four.out);
   CHECK(one.err.empty());
+  CHECK(four.err.empty());
 }
 
 // Kills: a shard's first token scored, windows that overlap scored twice, a formula of the means mixed up.
