@@ -92,6 +92,7 @@ int run_step(World& world, const Arguments& arguments) {
 int run_ops(World& world, const Arguments& arguments) {
   log::start(world.ranks().rank(), output_of(arguments.json));
   if (!arguments.costs.empty()) {
+    require_folder_of("--write-costs", arguments.costs);
     log_world(world, cpu_device(world));
     const std::string table = measure_expert_costs([](const std::string& line) { log::info(line); });
     if (world.ranks().rank() == 0) write_file_atomically(arguments.costs, table);

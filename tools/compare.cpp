@@ -82,7 +82,14 @@ class Worst {
 int run(const Arguments& arguments) {
   log::start(0, output_of(arguments.json, log::Output::kResult));
   if (arguments.backends.size() != 2) throw UsageError("--backends", "takes two, as in cpu,cuda");
-  Config config = load_config(arguments.config, arguments.overrides);
+  std::string limits = "cpu";  // of a GPU where there is one
+  for (const std::string& backend : arguments.backends) {
+    if (backend != "cpu" && backend != "cuda") {
+      throw UsageError("--backends", cat("\"", backend, "\" is not a backend; cpu and cuda are"));
+    }
+    if (backend == "cuda") limits = backend;
+  }
+  Config config = load_config_for(limits, arguments.config, arguments.overrides);
   if (config.model.vocab_size == 0) {
     throw UsageError("model.vocab_size", "is from_data, and a comparison reads no data; use --set model.vocab_size=N");
   }

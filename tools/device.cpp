@@ -60,13 +60,17 @@ std::string auto_backend(Communicator&) { return "cpu"; }
 
 }  // namespace
 
+void require_backend_name(const std::string& backend) {
+  if (backend != "auto" && backend != "cpu" && backend != "cuda") {
+    throw UsageError("backend", cat("\"", backend, "\" is not known; known: auto, cpu, cuda"));
+  }
+}
+
 std::string choose_backend(const std::string& wanted, Communicator& ranks) {
   together(ranks, [&] {
+    require_backend_name(wanted);
     if (wanted == "cuda" && !kHasCuda) {
       throw UsageError("backend", "cuda is not in this build; use cpu, or configure with the preset cuda");
-    }
-    if (wanted != "auto" && wanted != "cpu" && wanted != "cuda") {
-      throw UsageError("backend", cat("\"", wanted, "\" is not known; known: auto, cpu, cuda"));
     }
   });
   return wanted == "auto" ? auto_backend(ranks) : wanted;

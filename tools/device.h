@@ -15,6 +15,9 @@ struct OpenDevice {
   std::unique_ptr<Communicator> ranks_on_gpu;  // where the world's move no tensors of the device
 };
 
+// UsageError for any but "auto", "cpu" and "cuda".
+void require_backend_name(const std::string& backend);
+
 // "cpu" or "cuda"; "auto" is cuda where this build has it and every rank sees a GPU. Collective. UsageError for what
 // this build or this machine has not.
 std::string choose_backend(const std::string& wanted, Communicator& ranks);

@@ -61,11 +61,12 @@ class ProgressLines {
   std::chrono::steady_clock::time_point started_, shown_;
 };
 
-Json report_of(const Arguments& arguments, const InferenceModel& model,
+Json report_of(const Arguments& arguments, InferenceModel& model,
                const std::map<std::string, EvaluationResult>& results) {
   Json report;
   report["checkpoint"] = model.checkpoint().folder;
   report["step"] = model.checkpoint().step;
+  report["backend"] = model.stream().is_cuda() ? "cuda" : "cpu";
   report["context"] = model.time();
   report["stride"] = arguments.stride == 0 ? model.time() : arguments.stride;
   Json sets = Json::object();

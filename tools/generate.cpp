@@ -28,6 +28,7 @@ int run_rank(World& world, const Arguments& arguments) {
   const OpenDevice device = open_device(arguments.backend, world);
   check(arguments.sample);
   InferenceModel model(*device.ranks, *device.runtime, arguments.checkpoint, 1, 0);
+  log_world(world, device);
   const std::unique_ptr<Tokenizer> tokenizer = model.tokenizer();
   std::vector<int32_t> ids;
   tokenizer->encode(ids, arguments.prompt);

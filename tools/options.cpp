@@ -17,14 +17,20 @@ void warn_on_rank_0(World& world, const std::string& warning) {
 
 }  // namespace
 
+Config load_config_for(const std::string& backend, const std::string& path, std::vector<std::string> overrides) {
+  if (!backend.empty()) {
+    require_backend_name(backend);
+    overrides.push_back("backend=" + backend);
+  }
+  return load_config(path, overrides);
+}
+
 Config load_config_together(Communicator& ranks, const std::string& path, const std::vector<std::string>& overrides,
                             const std::string& backend) {
   Config config;
-  together(ranks, [&] {
-    config = load_config(path, overrides);
-    if (!backend.empty()) config.backend = backend;
-  });
+  together(ranks, [&] { config = load_config_for(backend, path, overrides); });
   config.backend = choose_backend(config.backend, ranks);
+  together(ranks, [&] { check_config(config, path); });  // of the backend that "auto" is
   require_same(ranks, hash128(to_json(config).dump()), "the configuration");
   return config;
 }

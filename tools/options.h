@@ -11,6 +11,8 @@
 
 namespace sffn {
 
+// A configuration for the backend that is named, or for its own where none is.
+Config load_config_for(const std::string& backend, const std::string& path, std::vector<std::string> overrides);
 // Loads a configuration on every rank, chooses its backend (tools/device.h), and checks that all ranks got the same.
 Config load_config_together(Communicator& ranks, const std::string& path, const std::vector<std::string>& overrides,
                             const std::string& backend);

@@ -48,6 +48,10 @@ RankRange parse_ranks(const std::string& text) {
 
 Config load(const Arguments& arguments) {
   Config config = load_config(arguments.config, arguments.overrides);
+  if (arguments.device != "cpu") {
+    config.backend = "cuda";
+    check_config(config, arguments.config);
+  }
   if (config.model.vocab_size == 0 && !config.data.train.empty()) {
     std::vector<std::string> globs;
     for (const CorpusConfig& corpus : config.data.train) globs.push_back(corpus.path);

@@ -35,7 +35,7 @@ int run(const Arguments& arguments) {
     from = find_checkpoint(*alone, arguments.checkpoint);
     config = parse_config(from->config, from->folder + "/config.json");
   } else {
-    config = load_config(arguments.config, arguments.overrides);
+    config = load_config_for(arguments.backend, arguments.config, arguments.overrides);
   }
   DeviceRuntime& device = open_device_alone(arguments.backend.empty() ? config.backend : arguments.backend);
   if (config.model.vocab_size == 0) {
@@ -46,7 +46,7 @@ int run(const Arguments& arguments) {
     config.model.vocab_size = vocab_size_from_data(globs);
   }
   probe(config, from, device, arguments.options);
-  log::info("wrote ", arguments.options.out);
+  log::info("wrote ", arguments.options.out, ", computed on ", device.device().str());
   return 0;
 }
 

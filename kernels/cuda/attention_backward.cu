@@ -203,7 +203,7 @@ void attention_backward(Stream& stream, Tensor dqkv, const Tensor& dout, const T
       const mma::Backward x{
           dqkv.data<bfloat16>(), d,    dout.data<bfloat16>(), out.data<bfloat16>(), qkv.data<bfloat16>(),
           lse.data<float>(),     start};
-      const bool warpgroups = native(stream).capability == kWarpgroupCapability;
+      const bool warpgroups = native(stream).warpgroups;
       return warpgroups ? wgmma::backward(stream, x, heads, shape, dropout)
                         : mma::backward(stream, x, heads, shape, dropout);
     }

@@ -204,7 +204,7 @@ void attention_forward(Stream& stream, Tensor out, Tensor lse, const Tensor& qkv
     const Heads heads(shape, rows_are_packs<T>(shape.head_dim, {out.raw(), qkv.raw()}));
     const Work work{bytes_of(out, lse, qkv, segment_start), 2 * causal_flops(shape), kOnTensorCores<T>};
     if (mma::suits<T>(shape, heads)) {
-      const bool warpgroups = native(stream).capability == kWarpgroupCapability;
+      const bool warpgroups = native(stream).warpgroups;
       return mma::with_kernel(shape, dropout, [&](auto width, auto drops) {
         const auto run = [&]<class C>(C, auto kernel, size_t shared_bytes) {
           launch(stream, kernel, {blocks_for(pairs * blocks_for(shape.time, C::kRows), 1), C::kThreads, shared_bytes},

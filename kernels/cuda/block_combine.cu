@@ -335,7 +335,7 @@ void combine_on_tensor_cores(Stream& stream, const Combination<bfloat16>& c) {
       const Work work{
           bytes_for<bfloat16>(choices * c.G + c.rows.blocks * c.G * columns) + bytes_for<int32_t>(choices) + moved,
           flops_of(choices, c.G, columns), true};
-      const bool warpgroups = native(stream).capability == kWarpgroupCapability;
+      const bool warpgroups = native(stream).warpgroups;
       c.G <= 16    ? multiply_rows<16>(stream, work, p)
       : c.G <= 32  ? multiply_rows<32>(stream, work, p)
       : warpgroups ? multiply_rows_on_warpgroups(stream, work, p)

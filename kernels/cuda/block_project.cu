@@ -337,7 +337,7 @@ void on_tensor_cores(Stream& stream, Projection<bfloat16> p, const Work& work) {
   list_tiles(stream, p.list, workspace<char>(stream, p.list.bytes()), p.rows);
   if (p.G <= 16) return project_on_tensor_cores<16, F>(stream, p, work);
   if (p.G <= 32) return project_on_tensor_cores<32, F>(stream, p, work);
-  if (native(stream).capability == kWarpgroupCapability && p.packs) return project_on_warpgroups<F>(stream, p, work);
+  if (native(stream).warpgroups && p.packs) return project_on_warpgroups<F>(stream, p, work);
   columns_of_unit(p.G, 128) == 64 ? project_on_tensor_cores<64, F>(stream, p, work)
                                   : project_on_tensor_cores<128, F>(stream, p, work);
 }

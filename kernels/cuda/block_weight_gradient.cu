@@ -219,7 +219,7 @@ void on_tensor_cores(Stream& stream, const Gradient<bfloat16>& g, const Work& wo
            g.rows.chunks());
     pieces.starts = starts;
   }
-  const bool warpgroups = native(stream).capability == kWarpgroupCapability && g.weights == nullptr && g.G > 32;
+  const bool warpgroups = native(stream).warpgroups && g.weights == nullptr && g.G > 32;
   const bool narrow = (g.G + 127) % 128 < 64;
   g.G <= 16             ? weight_gradient_on_tensor_cores<16>(stream, g, pieces, work)
   : g.G <= 32           ? weight_gradient_on_tensor_cores<32>(stream, g, pieces, work)

@@ -3,6 +3,8 @@
 #include "core/error.h"
 #include "kernels/cuda/launch.cuh"
 #include "kernels/cuda/probe.h"
+#include "kernels/cuda/runtime.h"
+#include "kernels/cuda/stream.h"
 
 #include <cublasLt.h>
 
@@ -52,6 +54,11 @@ cudaDeviceProp properties_of(int index) {
   return properties;
 }
 
+// The architecture to compile for: its own features too, where kernels use them.
+std::string architecture(const cudaDeviceProp& properties) {
+  return cat(properties.major, properties.minor, properties.major == cuda::kWarpgroupCapability ? "a" : "");
+}
+
 std::string gpu_name(int index, const cudaDeviceProp& properties) {
   return cat("GPU ", index, ", ", properties.name, " of compute capability ", properties.major, ".", properties.minor);
 }
@@ -86,14 +93,14 @@ void require_gpu(int index) {
   if (error != cudaSuccess) refuse(cat(gpu_name(index, properties), ", cannot be used: ", cudaGetErrorString(error)));
 }
 
-void require_kernels(Stream& stream) {
+bool require_kernels(Stream& stream) {
   if (!cuda::has_kernels()) {
     const int index = stream.device().index;
     const cudaDeviceProp properties = properties_of(index);
     refuse(cat("this binary has no kernels for ", gpu_name(index, properties),
-               ": configure with -DCMAKE_CUDA_ARCHITECTURES=", properties.major, properties.minor));
+               ": configure with -DCMAKE_CUDA_ARCHITECTURES=", architecture(properties)));
   }
-  cuda::run_probe(stream);
+  return cuda::run_probe(stream);
 }
 
 size_t free_gpu_bytes(int index) {
@@ -111,6 +118,10 @@ std::string describe_gpu(int index) {
        << static_cast<double>(properties.totalGlobalMem) / (1 << 30) << " GiB; driver "
        << version_text(driver_version()) << ", runtime " << version_text(runtime_version()) << ", cuBLAS "
        << blas / 10000 << "." << blas % 10000 / 100 << "." << blas % 100;
+  if (properties.major == cuda::kWarpgroupCapability && !cuda::multiplies_on_warpgroups(index)) {
+    text << "; without warpgroup products, which -DCMAKE_CUDA_ARCHITECTURES=" << architecture(properties)
+         << " compiles: slower";
+  }
   return text.str();
 }
 

@@ -22,9 +22,8 @@
 namespace sffn {
 namespace cuda {
 
-CudaStream::CudaStream(int index, Urgency urgency) : device(index) {
+CudaStream::CudaStream(int index, Urgency urgency, bool on_warpgroups) : device(index), warpgroups(on_warpgroups) {
   check(cudaSetDevice(index), "cudaSetDevice");
-  check(cudaDeviceGetAttribute(&capability, cudaDevAttrComputeCapabilityMajor, index), "compute capability");
   check(cudaDeviceGetAttribute(&shared_bytes, cudaDevAttrMaxSharedMemoryPerBlockOptin, index), "shared memory");
   int least = 0, most = 0;
   check(cudaDeviceGetStreamPriorityRange(&least, &most), "priorities");
@@ -66,7 +65,13 @@ struct CudaGraph final : NativeGraph {
 
 class CudaRuntime final : public DeviceRuntime {
  public:
-  explicit CudaRuntime(int index) : index_(index) {}
+  CudaRuntime(int index, bool warpgroups) : index_(index), warpgroups_(warpgroups) {}
+  bool multiplies_on_warpgroups() const { return warpgroups_; }
+  cudaDeviceProp properties() const {
+    cudaDeviceProp found{};
+    check(cudaGetDeviceProperties(&found, index_), "cudaGetDeviceProperties");
+    return found;
+  }
   Device device() const override { return Device::cuda(index_); }
   std::string name() const override { return properties().name; }
   size_t cache_bytes() const override { return static_cast<size_t>(properties().l2CacheSize); }
@@ -78,7 +83,9 @@ class CudaRuntime final : public DeviceRuntime {
       (void)cudaGetLastError();
       size_t free = 0, total = 0;
       (void)cudaMemGetInfo(&free, &total);
-      throw RunError(device().str(), cat("cannot allocate ", bytes, " bytes: ", free, " of ", total, " are free"));
+      throw UsageError("memory", cat(device().str(), " cannot give ", bytes, " bytes: ", free, " of ", total,
+                                     " are free; `sffn plan` prints what a configuration needs, \"backend\": \"cpu\" ",
+                                     "(--backend cpu) needs no GPU"));
     }
     check(cudaMemsetAsync(data, 0, bytes, nullptr), "cudaMemset");
     check(cudaStreamSynchronize(nullptr), "cudaMemset");
@@ -86,7 +93,7 @@ class CudaRuntime final : public DeviceRuntime {
   }
   void release(void* data, size_t) override { (void)cudaFree(data); }
   std::unique_ptr<NativeStream> make_stream(Urgency urgency) override {
-    return std::make_unique<CudaStream>(index_, urgency);
+    return std::make_unique<CudaStream>(index_, urgency, warpgroups_);
   }
   void copy_to_device(NativeStream* stream, void* device, const void* host, size_t bytes) override {
     check(cudaMemcpyAsync(device, host, bytes, cudaMemcpyHostToDevice, of(stream)), "copy to the device");
@@ -179,13 +186,9 @@ class CudaRuntime final : public DeviceRuntime {
   }
 
   static cudaEvent_t of(const NativeEvent& event) { return static_cast<const CudaEvent&>(event).event; }
-  cudaDeviceProp properties() const {
-    cudaDeviceProp found{};
-    check(cudaGetDeviceProperties(&found, index_), "cudaGetDeviceProperties");
-    return found;
-  }
   static cudaStream_t of(NativeStream* stream) { return static_cast<CudaStream*>(stream)->stream; }
   int index_;
+  bool warpgroups_;
 };
 
 }  // namespace
@@ -206,10 +209,14 @@ DeviceRuntime& cuda_runtime(int device) {
   const std::lock_guard<std::mutex> guard(lock);
   if (const auto open = runtimes.find(device); open != runtimes.end()) return open->second;
   require_gpu(device);
-  cuda::CudaRuntime runtime(device);
+  cuda::CudaRuntime runtime(device, false);
   Stream stream(runtime);
-  require_kernels(stream);
-  return runtimes.try_emplace(device, device).first->second;
+  const bool warpgroups = require_kernels(stream) && runtime.properties().major == cuda::kWarpgroupCapability;
+  return runtimes.try_emplace(device, device, warpgroups).first->second;
+}
+
+bool cuda::multiplies_on_warpgroups(int device) {
+  return static_cast<CudaRuntime&>(cuda_runtime(device)).multiplies_on_warpgroups();
 }
 
 }  // namespace sffn

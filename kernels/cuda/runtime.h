@@ -13,6 +13,8 @@ DeviceRuntime& cuda_runtime(int device = 0);
 
 namespace cuda {
 
+// Whether this binary's kernels for the GPU of cuda_runtime(device) multiply on warpgroups.
+bool multiplies_on_warpgroups(int device);
 // The matrix products that ran on the stream or were asked of cuBLASLt, a line each: "MxNxK, types, what is fused",
 // with
 // ": in parts" where it has no algorithm for a fused one, so that the parts are ops of their own.

@@ -10,10 +10,12 @@ struct CUstream_st;
 
 namespace sffn::cuda {
 
+inline constexpr int kWarpgroupCapability = 9;  // major compute capability of devices that multiply on warpgroups
+
 class Profile;
 
 struct CudaStream final : NativeStream {
-  CudaStream(int device, Urgency);
+  CudaStream(int device, Urgency, bool warpgroups);
   ~CudaStream() override;
   CudaStream(const CudaStream&) = delete;
 
@@ -22,7 +24,8 @@ struct CudaStream final : NativeStream {
   void* workspace(size_t bytes);
 
   CUstream_st* stream = nullptr;
-  int device = 0, capability = 0;              // major compute capability
+  int device = 0;
+  bool warpgroups = false;                     // the device and this binary's code for it multiply on them: wgmma.cuh
   int shared_bytes = 0;                        // that a block can have
   int64_t cached_bytes = int64_t{16} << 20;    // of rows that are read many times: so many should stay in L2
   int64_t product_bytes = int64_t{512} << 20;  // of products that wait for their sum: at most so many

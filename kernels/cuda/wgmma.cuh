@@ -19,8 +19,6 @@
 
 namespace sffn::cuda {
 
-inline constexpr int kWarpgroupCapability = 9;  // major compute capability of devices that have them
-
 // Descriptors of 16 depths of a factor ("Matrix descriptor"): bits 0…13 the address, 16…29 the leading and 32…45 the
 // stride byte offset, all without their 4 lowest bits; bits 62, 63: 1, the swizzle of 128 bytes.
 __device__ __forceinline__ uint64_t describe(const bfloat16* from, int leading_bytes) {

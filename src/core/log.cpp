@@ -73,7 +73,7 @@ std::vector<std::string> take_warnings() {
 }
 
 void info_line(const std::string& text) {
-  if (rank_of_process == 0 && output_of_process == Output::kLines) put(text, false);
+  if (rank_of_process == 0 && output_of_process != Output::kJson) put(text, output_of_process == Output::kResult);
 }
 void warn_line(const std::string& text) {
   if (output_of_process != Output::kJson) return put("warning: " + text, true);

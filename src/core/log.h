@@ -11,8 +11,8 @@ namespace sffn::log {
 // What stdout is for.
 enum class Output : uint8_t {
   kLines,   // people: information
-  kResult,  // a result alone: information is dropped
-  kJson,    // one JSON object: warnings too wait, for take_warnings() or for the error that ends the process
+  kResult,  // a result alone: information goes to stderr
+  kJson,  // one JSON object: no information; warnings wait, for take_warnings() or for the error that ends the process
 };
 
 // Call once a process. Rank 0 prints information; other ranks print warnings and errors only, marked "[rank N]", on

@@ -5,6 +5,7 @@
 #include "model/memory_plan.h"
 #include "model/transformer.h"
 #include "nn/host_values.h"
+#include "train/memory_check.h"
 #include "train/optimizer.h"
 #include "train/random_batch.h"
 
@@ -144,6 +145,10 @@ double error_between(const Made& a, const Made& b) {
 
 void compare_devices(const Config& config, DeviceRuntime& first, DeviceRuntime& second, int64_t steps,
                      const std::function<bool(const ComparedStep&)>& report) {
+  Config alone = config;
+  alone.parallel.expert = 1;
+  alone.train.tokens_per_step = config.train.micro_batch * config.model.context;
+  for (DeviceRuntime* runtime : {&first, &second}) measure_for(*runtime, alone, 0, 1);
   Side a(config, first), b(config, second);
   for (int64_t step = 1; step <= steps; ++step) {
     const Batch batch = random_batch(config, step, 0, config.train.micro_batch);

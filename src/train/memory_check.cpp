@@ -90,8 +90,9 @@ std::string training_advice(const Config& config, const Measurement& measured, i
 void require_memory(Device device, size_t needed, const std::function<std::string()>& advice) {
   const std::optional<size_t> free = free_bytes(device);
   if (!free || *free >= needed) return;
-  throw UsageError("memory", cat(device.str(), " has ", in_gib(*free), " free, and ", in_gib(needed), " are needed, ",
-                                 advice(), "; or use \"backend\": \"cpu\" (--backend cpu)"));
+  throw UsageError("memory", cat(device.str(), " has ", in_gib(*free), " free, and ", in_gib(needed),
+                                 " are needed (`sffn plan` lists them), ", advice(),
+                                 "; or use \"backend\": \"cpu\" (--backend cpu)"));
 }
 
 Config as_on_gpu(Config config) {

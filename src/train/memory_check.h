@@ -15,7 +15,7 @@ Config as_on_gpu(Config);
 // the setting that would save most bytes, found by measuring each.
 Measurement measure_for(DeviceRuntime& runtime, const Config& config, int rank, int ranks);
 
-// UsageError where fewer than `needed` bytes are free on the device; "WHERE has N bytes free, and M are needed,
+// UsageError where fewer than `needed` bytes are free on the device; "WHERE has N bytes free, and M are needed (…),
 // ADVICE". The CPU passes.
 void require_memory(Device device, size_t needed, const std::function<std::string()>& advice);
 

@@ -8,6 +8,7 @@
 #include "nn/host_values.h"
 #include "train/checkpoint/names.h"
 #include "train/engine.h"
+#include "train/memory_check.h"
 #include "train/state.h"
 #include "train/training_data.h"
 
@@ -110,7 +111,13 @@ void probe(const Config& config, const std::optional<FoundCheckpoint>& from, Dev
   const Batch batch = read_rows(options, config.model);
   if (!options.save.empty()) require_room(options.save);
   const auto alone = make_self_communicator();
-  const PassPlan plan = measure_memory(config, batch.batch, batch.time).train;
+  const MemoryPlan memory = measure_memory(config, batch.batch, batch.time);
+  const PassPlan& plan = memory.train;
+  require_memory(runtime.device(), memory.parameters + memory.gradients + memory.constants + plan.saved + plan.scratch,
+                 [&] {
+                   return cat(plan.saved + plan.scratch, " of them for ", batch.batch, " rows of ", batch.time,
+                              " tokens: fewer or shorter rows need less");
+                 });
   Stream stream(runtime);
   Arena saved(runtime, "saved", plan.saved), scratch(runtime, "scratch", plan.scratch);
   Transformer model(config);

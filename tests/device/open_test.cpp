@@ -78,7 +78,8 @@ TEST_CASE("a GPU that cannot be used is an error that says why and names the CPU
   check_usage(opened("busy"), {"GPU 0, SIMT executor", "busy or unavailable"});
   check_usage(opened("volta"), {"Tesla V100-SXM2-16GB of compute capability 7.0", "8.0 or more"});
   check_usage(opened("foreign"),
-              {"no kernels for GPU 0, NVIDIA B200 of compute capability 10.0", "-DCMAKE_CUDA_ARCHITECTURES=100"});
+              {"no kernels for GPU 0, NVIDIA B200 of compute capability 10.0", "-DCMAKE_CUDA_ARCHITECTURES=100; "});
+  check_usage(opened("uncompiled"), {"GPU 0, NVIDIA H200", "-DCMAKE_CUDA_ARCHITECTURES=90a; "});
   check_usage(error_of([] { require_gpu(7); }), {"no GPU 7", "0 to 3"});
   CHECK(opened("2").what.empty());
 }
@@ -186,4 +187,41 @@ TEST_CASE("too little memory of a GPU is told before anything is allocated, with
   wide.parallel.zero = 0;
   wide.train.precision = Precision::kBf16;
   CHECK(refused(wide, 2).says("parallel.zero 1 saves most: "));
+}
+
+// Kills: a command that gives up half-way, with the words of an op or an allocation, where another one says what helps;
+// a limit of the GPU that a run on the CPU has to keep.
+TEST_CASE("every command that computes on a GPU refuses what does not fit it, and the CPU takes it", "[open]") {
+  const TempFolder folder(TempFolder::kMemory);
+  const std::string config = write_model(folder), ids = folder / "ids";
+  write_ids(ids, arbitrary_ids(17, 257));
+  const Words wide = {config, "--set", "model.heads=1", "--set", "model.d_model=264"};
+  const Words large = {config,           "--set", "model.d_model=8192",  "--set",
+                       "model.heads=64", "--set", "model.ffn.d_ff=65536"};
+  const Words probe = {"--tokens", ids, "--batch", "1", "--out", folder / "probe"};
+  const Words on_gpu = {"--backend", "cuda"}, on_cpu = {"--backend", "cpu"};
+  const auto refuses = [&](const Words& command, const std::string& part) {
+    const Ran ran = run_with("1", command);
+    INFO(command[0] << " " << command[1] << ": " << ran.err);
+    CHECK(ran.code == 2);
+    CHECK(ran.one_error_line(part));
+    CHECK((ran.err.find("--backend cpu") != std::string::npos || ran.err.find("backend \"cpu\"") != std::string::npos));
+  };
+  const std::string heads = "model.head_dim: is 264 ", memory = "memory: cuda:0 ";
+  refuses(Words{"bench", "step"} + wide + on_gpu + Words{"--json"}, heads);
+  refuses(Words{"bench", "ops"} + wide + on_gpu + Words{"--json"}, heads);
+  refuses(Words{"compare"} + wide, heads);
+  refuses(Words{"probe"} + wide + on_gpu + probe, heads);
+  refuses(Words{"plan"} + wide + Words{"--device", "h100"}, heads);
+  refuses(Words{"bench", "step"} + large + on_gpu + Words{"--json"}, memory);
+  refuses(Words{"compare"} + large, memory);
+  refuses(Words{"probe"} + large + on_gpu + probe, memory);
+
+  const Words for_gpu = wide + Words{"--set", "backend=cuda"};
+  for (const Words& command :
+       {Words{"bench", "step"} + for_gpu + on_cpu + Words{"--steps", "1"}, Words{"probe"} + for_gpu + on_cpu + probe}) {
+    const Ran ran = run_with("1", command);
+    INFO(ran.err);
+    CHECK(ran.code == 0);
+  }
 }

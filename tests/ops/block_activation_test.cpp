@@ -139,7 +139,7 @@ TEST_CASE("a product of blocks with its activation has the bits of the product, 
 // Kills: as above, at the edges of every width of tile, where 16 bytes leave at once and where they do not.
 TEST_CASE("on tensor cores a product of blocks with its activation has the bits of the product, then the activation",
           "[ops][block_activation]") {
-  const ScopedDeviceCut on({.capability = GENERATE(8, 9)});
+  const ScopedDeviceCut on({.warpgroups = GENERATE(false, true)});
   const Activation f = GENERATE(from_range(std::begin(kAll), std::end(kAll)));
   for (const int64_t G : all_or_few<int64_t>({16, 17, 32, 33, 64, 72, 128, 135, 256}, {16, 32, 64, 128, 135, 256})) {
     for (const bool gated : all_or_few({false, true}, {true})) {

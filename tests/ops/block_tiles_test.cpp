@@ -34,7 +34,7 @@ void check_rows(const std::vector<int64_t>& rows, int64_t D, int64_t G, int64_t 
 
 // Kills: rows of the next block in the last tile, a lost last row, a tile for an empty block, a list one tile short.
 TEST_CASE("blocks with as many rows as a tile, one more and one less are exact on integers", "[ops][blocks]") {
-  const ScopedDeviceCut on({.capability = GENERATE(8, 9)});
+  const ScopedDeviceCut on({.warpgroups = GENERATE(false, true)});
   check_rows({129, 0, 1, 127, 128}, 24, 16, 1000);
   check_rows({64, 65, 63, 0, 0, 257}, 8, 32, 1000);
   check_rows({33, 1, 31, 32}, 16, 128, 50);  // chunks that end within tiles
@@ -43,7 +43,7 @@ TEST_CASE("blocks with as many rows as a tile, one more and one less are exact o
 
 // Kills: cells or columns of a partial tile lost or taken from a neighbour; a step along the depth that is not cleared.
 TEST_CASE("block products of every width of tile are exact on integers", "[ops][blocks]") {
-  const ScopedDeviceCut on({.capability = GENERATE(8, 9)});
+  const ScopedDeviceCut on({.warpgroups = GENERATE(false, true)});
   for (const int64_t G : all_or_few({16, 24, 32, 40, 64, 72, 96, 128, 192, 256}, {16, 40, 64, 256})) {
     check_exact({20, 136, 3, G, 2, 20, Choice::kSomeDropped}, DType::kBF16);
   }
@@ -61,7 +61,7 @@ TEST_CASE("block products of choices that are all dropped are their biases and z
 
 // Kills: y of a token left as it was, or taken from another one, where products are y.
 TEST_CASE("tokens with one choice have its product, and zero where it is dropped", "[ops][blocks]") {
-  const ScopedDeviceCut on({.product_bytes = 1, .capability = GENERATE(8, 9)});
+  const ScopedDeviceCut on({.product_bytes = 1, .warpgroups = GENERATE(false, true)});
   for (const int64_t G : all_or_few({16, 64}, {16}))
     check_exact({150, 264, 4, G, 1, 60, Choice::kSomeDropped}, DType::kBF16);
 }
@@ -69,7 +69,7 @@ TEST_CASE("tokens with one choice have its product, and zero where it is dropped
 // Kills: tokens or columns on both sides of a cut, or on neither; the products of one cut added to those of another; a
 // list of tiles that is too short for a segment.
 TEST_CASE("block products that are cut into segments of tokens and strips of columns are exact", "[ops][blocks]") {
-  const ScopedDeviceCut small({.cached_bytes = 1, .product_bytes = 40000, .capability = GENERATE(8, 9)});
+  const ScopedDeviceCut small({.cached_bytes = 1, .product_bytes = 40000, .warpgroups = GENERATE(false, true)});
   check_exact({70, 272, 5, 16, 3, 70, Choice::kSomeDropped}, DType::kBF16);
   check_exact({150, 24, 4, 32, 2, 60}, DType::kBF16);  // segments of parts of several chunks
   check_exact({90, 136, 3, 16, 3, 16}, DType::kBF16);  // of several chunks

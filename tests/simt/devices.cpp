@@ -35,6 +35,8 @@ Devices devices_named(const std::string& words) {
     d.set_error = static_cast<cudaError_t>(46);
   } else if (words == "volta") {
     d.name = "Tesla V100-SXM2-16GB", d.major = 7;
+  } else if (words == "uncompiled") {
+    d.name = "NVIDIA H200", d.major = 9, d.kernel_error = cudaErrorNoKernelImageForDevice;
   } else if (words == "foreign") {
     d.name = "NVIDIA B200", d.major = 10, d.kernel_error = cudaErrorNoKernelImageForDevice;
   } else {

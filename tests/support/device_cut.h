@@ -6,7 +6,7 @@ namespace sffn::test {
 
 struct DeviceCut {
   int64_t cached_bytes = 0, product_bytes = 0;  // of CudaStream; 0: as it is made
-  int capability = 0;                           // likewise: less than the device has
+  bool warpgroups = true;                       // false: not used, as on a device without them
 };
 inline DeviceCut& device_cut() {
   static DeviceCut cut;

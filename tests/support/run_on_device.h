@@ -29,7 +29,7 @@ class DeviceCopies {
   DeviceCopies() : stream_(cuda_runtime()) {
     cuda::CudaStream& native = cuda::native(stream_);
     if (device_cut().cached_bytes > 0) native.cached_bytes = device_cut().cached_bytes;
-    if (device_cut().capability > 0) native.capability = std::min(native.capability, device_cut().capability);
+    native.warpgroups = native.warpgroups && device_cut().warpgroups;
     if (device_cut().product_bytes > 0) native.product_bytes = device_cut().product_bytes;
   }
 

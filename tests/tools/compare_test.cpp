@@ -33,9 +33,11 @@ TEST_CASE("compare refuses what it cannot compare", "[tools]") {
   const Ran one = run_sffn({"compare", config, "--backends", "cpu"});
   CHECK(one.code == 2);
   CHECK(one.err.find("--backends: takes two") != std::string::npos);
-  const Ran unknown = run_sffn({"compare", config, "--backends", "cpu,tpu"});
-  CHECK(unknown.code == 2);
-  CHECK(unknown.err.find("\"tpu\" is not known") != std::string::npos);
+  for (const std::string name : {"tpu", "auto"}) {
+    const Ran unknown = run_sffn({"compare", config, "--backends", "cpu," + name});
+    CHECK(unknown.code == 2);
+    CHECK(unknown.one_error_line("\"" + name + "\" is not a backend; cpu and cuda are"));
+  }
   const Ran cuda = run_sffn({"compare", config});
   CHECK(cuda.code == 2);
   CHECK(cuda.err.find("cuda is not in this build; use cpu") != std::string::npos);
