@@ -30,6 +30,7 @@ Config load_config_together(Communicator& ranks, const std::string& path, const 
   Config config;
   together(ranks, [&] { config = load_config_for(backend, path, overrides); });
   config.backend = choose_backend(config.backend, ranks);
+  config.model.on_gpu = config.backend == "cuda";
   together(ranks, [&] { check_config(config, path); });  // of the backend that "auto" is
   require_same(ranks, hash128(to_json(config).dump()), "the configuration");
   return config;

@@ -45,6 +45,7 @@ struct ModelConfig {
   InitScheme init = InitScheme::kGpt;
   FfnConfig ffn;
   Json sparse_ffn = Json::array();  // as in the file: the ffn layer reads the entries' methods
+  bool on_gpu = false;              // not in the file: what is planned and resolved is for a GPU
 
   int64_t padded_vocab() const { return (vocab_size + vocab_multiple - 1) / vocab_multiple * vocab_multiple; }
   bool operator==(const ModelConfig&) const = default;

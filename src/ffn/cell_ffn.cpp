@@ -182,7 +182,7 @@ std::unique_ptr<ChoosingFfn::Product> CellFfn::product(Context& ctx, Tensor y, c
   const ArenaScope scope(ctx.scratch);
   const ExpertCompute::Cells cells = choose(ctx, blocks, pass->scores, in, pass->x);
   if (has_loss) balance_.forward(ctx, pass->scores, Tensor(), blocks, in.time, pass->balance);
-  pass->compute.emplace(shape_, tables_, options_.sparse.form_for(N, in.x.cols(), in.x.dtype()), recompute_);
+  pass->compute.emplace(shape_, tables_, options_.sparse.plan_on(ctx.stream, in.x.dtype()), recompute_);
   pass->compute->forward(ctx, y, pass->x, pass->chosen, pass->blocks, cells);
   return pass;
 }

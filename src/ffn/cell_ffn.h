@@ -28,9 +28,7 @@ class CellMethod final : public FfnOptions {
   FfnCost cost(const ModelConfig&) const override;
   std::unique_ptr<FfnLayer> make(const FfnBuild&) const override;
   const BlockShape* block_shape() const override { return &options_.sparse.shape; }
-  void resolve(Json& entry, const ModelConfig& model, int64_t tokens, DType dtype) const override {
-    options_.sparse.resolve_form(entry, tokens, model.d_model, dtype);
-  }
+  void resolve(Json& entry, DType dtype) const override { options_.sparse.resolve_form(entry, dtype); }
 
  private:
   CellOptions options_;

@@ -35,8 +35,12 @@ int64_t ExpertCompute::chunk_tokens(int64_t tokens, DType dtype) const {
 
 BlockRouting ExpertCompute::route(Context& ctx, const Selection& chosen) const {
   const int64_t N = chosen.kept.rows(), b = chosen.kept.cols(), B = shape_.blocks();
-  BlockRouting routing{.order = {}, .inverse = {}, .offsets = {}, .blocks = B, .per_token = b, .chunk = 0};
-  routing.chunk = routing_chunk(shape_, N, tables_.values->value.cols());
+  BlockRouting routing{.order = {},
+                       .inverse = {},
+                       .offsets = {},
+                       .blocks = B,
+                       .per_token = b,
+                       .chunk = std::clamp<int64_t>(N, 1, chunk_)};
   const int64_t chunks = (N + routing.chunk - 1) / routing.chunk;
   routing.order = ctx.saved.allocate({N * b}, DType::kI32, "routing order");
   routing.inverse = ctx.saved.allocate({N * b}, DType::kI32, "routing inverse");

@@ -24,8 +24,12 @@ class ExpertCompute {
   };
   // shape: of the whole layer. Where the blocks are spread over ranks nothing is kept for backward(), and what is
   // `known` is not read.
-  ExpertCompute(const BlockShape& shape, const BlockStore& tables, ExpertForm form, bool recompute)
-      : shape_(shape.of(tables.share)), tables_(tables), form_(form), recompute_(recompute || tables.share.spread()) {}
+  ExpertCompute(const BlockShape& shape, const BlockStore& tables, const ExpertPlan& plan, bool recompute)
+      : shape_(shape.of(tables.share)),
+        tables_(tables),
+        form_(plan.form),
+        chunk_(plan.chunk),
+        recompute_(recompute || tables.share.spread()) {}
 
   // y [N, D] = the product for x [N, D]. What is `known` of z and gate, in the order of choices (cells of choice n·b +
   // i in row n·b + i; zeros for dropped ones), is taken instead of a product with the table.
@@ -65,6 +69,7 @@ class ExpertCompute {
   BlockShape shape_;
   BlockStore tables_;
   ExpertForm form_;
+  int64_t chunk_;
   bool recompute_;
 };
 

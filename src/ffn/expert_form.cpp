@@ -1,7 +1,7 @@
 #include "ffn/expert_form.h"
 
-#include <algorithm>
-#include <cmath>
+#include <limits>
+#include <span>
 
 namespace sffn {
 namespace {
@@ -16,28 +16,37 @@ struct ExpertCost {
 constexpr ExpertCost kCosts[] = {
 #include "ffn/expert_costs.inc"
 };
+constexpr ExpertCost kGpuCosts[] = {
+#include "ffn/expert_costs_gpu.inc"
+};
 
-// Between two measured block sizes the ratio is that of the smaller one.
-double grouped_over_masked(DType dtype, int64_t block_size) {
+// Between two block sizes of the table the ratio is that of the smaller one.
+double grouped_over_masked(std::span<const ExpertCost> costs, DType dtype, int64_t block_size) {
   double ratio = 1;
-  for (const ExpertCost& cost : kCosts) {
+  for (const ExpertCost& cost : costs) {
     if (cost.dtype == dtype && cost.block_size <= block_size) ratio = cost.ratio;
   }
   return ratio;
 }
 
-}  // namespace
-
-ExpertForm cheaper_form(const BlockShape& shape, int64_t, int64_t, DType dtype) {
-  const double masked = static_cast<double>(shape.cells);
-  const double grouped = static_cast<double>(shape.active_cells()) * grouped_over_masked(dtype, shape.block_size);
-  return grouped < masked ? ExpertForm::kGrouped : ExpertForm::kMasked;
+ExpertForm cheaper_form(const BlockShape& shape, bool on_gpu, DType dtype) {
+  const double ratio = on_gpu ? grouped_over_masked(kGpuCosts, dtype, shape.block_size)
+                              : grouped_over_masked(kCosts, dtype, shape.block_size);
+  const double grouped = static_cast<double>(shape.active_cells()) * ratio;
+  return grouped < static_cast<double>(shape.cells) ? ExpertForm::kGrouped : ExpertForm::kMasked;
 }
 
-int64_t routing_chunk(const BlockShape& shape, int64_t tokens, int64_t) {
-  constexpr int64_t kFusedBlockSize = 8;  // up to here the block product is loops over rows, not GEMMs
-  constexpr int64_t kTokens = 256;
-  return std::max<int64_t>(1, shape.block_size <= kFusedBlockSize ? std::min(tokens, kTokens) : tokens);
+// All tokens, but for small blocks on a CPU, where the product is loops over rows, not GEMMs: so few that their rows
+// stay in a core's cache while the tables stream by.
+int64_t routing_chunk(const BlockShape& shape, bool on_gpu) {
+  constexpr int64_t kFusedBlockSize = 8, kTokens = 256;
+  return !on_gpu && shape.block_size <= kFusedBlockSize ? kTokens : std::numeric_limits<int64_t>::max();
+}
+
+}  // namespace
+
+ExpertPlan plan_experts(const BlockShape& shape, std::optional<ExpertForm> form, bool on_gpu, DType dtype) {
+  return {form ? *form : cheaper_form(shape, on_gpu, dtype), routing_chunk(shape, on_gpu)};
 }
 
 }  // namespace sffn

@@ -1,21 +1,23 @@
-// Which form of the block product a layer takes: from measured costs, never timed at run time, so that ranks, runs and
+// How a layer computes its block product: from committed costs, never timed at run time, so that ranks, runs and
 // resumes agree.
 #pragma once
 #include "core/dtype.h"
 #include "ffn/block_store.h"
 
 #include <cstdint>
+#include <optional>
 
 namespace sffn {
 
 enum class ExpertForm : uint8_t { kMasked, kGrouped };
 
-// The cheaper form for N tokens of width D by the committed table (expert_costs.inc; `sffn bench ops --write-costs`
-// makes it).
-ExpertForm cheaper_form(const BlockShape& shape, int64_t tokens, int64_t d, DType dtype);
+struct ExpertPlan {
+  ExpertForm form = ExpertForm::kGrouped;
+  int64_t chunk = 1;  // tokens that are sorted together at most: BlockRouting::chunk
+};
 
-// Tokens of one chunk of the sort (BlockRouting::chunk): all of them where blocks are large enough for a GEMM; for
-// small blocks so few that their rows stay in a core's cache while the tables stream by.
-int64_t routing_chunk(const BlockShape& shape, int64_t tokens, int64_t d);
+// With the form that is given, or else the cheaper one by the committed tables: expert_costs.inc of the CPU (`sffn
+// bench ops --write-costs` makes it), expert_costs_gpu.inc of GPUs.
+ExpertPlan plan_experts(const BlockShape& shape, std::optional<ExpertForm> form, bool on_gpu, DType dtype);
 
 }  // namespace sffn

@@ -98,8 +98,7 @@ Json resolved_json(const Config& config) {
   Config resolved = config;
   for (size_t i = 0; i < layers.size(); ++i) {
     if (entry_of[i] < 0) continue;
-    const int64_t tokens = config.train.micro_batch * config.model.context;
-    layers[i].options->resolve(layers[i].resolved, config.model, tokens, config.dtype());
+    layers[i].options->resolve(layers[i].resolved, config.dtype());
     resolved.model.sparse_ffn.as_array()[static_cast<size_t>(entry_of[i])] = layers[i].resolved;
   }
   return to_json(resolved);

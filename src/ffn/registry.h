@@ -40,7 +40,7 @@ class FfnOptions {
     return trips_of_choices(*block_shape(), weighs_blocks(), model.d_model, value_bytes);
   }
   // Sets what depends on the run in a resolved entry: `tokens` of a micro-batch, in activations of `dtype`.
-  virtual void resolve(Json& /*entry*/, const ModelConfig&, int64_t /*tokens*/, DType /*dtype*/) const {}
+  virtual void resolve(Json& /*entry*/, DType /*dtype*/) const {}
 };
 
 struct FfnMethod {

@@ -27,8 +27,7 @@ SparseFfn::SparseFfn(const FfnBuild& build, const SparseOptions& options, const 
 std::unique_ptr<ChoosingFfn::Product> SparseFfn::product(Context& ctx, Tensor y, const SelectorInput& in) {
   auto pass = std::make_unique<Pass>();
   pass->chosen = selector_->select(ctx, in, pass->selector);
-  const ExpertForm form = options_.form_for(in.x.rows(), in.x.cols(), in.x.dtype());
-  pass->compute.emplace(options_.shape, tables_, form, recompute_);
+  pass->compute.emplace(options_.shape, tables_, options_.plan_on(ctx.stream, in.x.dtype()), recompute_);
   pass->compute->forward(ctx, y, in.x, pass->chosen, pass->blocks);
   return pass;
 }

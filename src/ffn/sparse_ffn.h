@@ -14,15 +14,16 @@ namespace sffn {
 // activation, bias, expert_compute.
 struct SparseOptions {
   BlockShape shape;
-  std::optional<ExpertForm> form;  // absent: by the cost table
+  std::optional<ExpertForm> form;  // absent: by the tables of costs
+  bool on_gpu = false;             // for which the meta device plans
 
-  // The form of the block product for N tokens of width D.
-  ExpertForm form_for(int64_t tokens, int64_t d, DType dtype) const {
-    return form.value_or(cheaper_form(shape, tokens, d, dtype));
+  ExpertPlan plan_on(const Stream& stream, DType dtype) const {
+    return plan_experts(shape, form, stream.is_meta() ? on_gpu : stream.is_cuda(), dtype);
   }
   // Sets the form in a resolved entry.
-  void resolve_form(Json& entry, int64_t tokens, int64_t d, DType dtype) const {
-    entry["expert_compute"] = form_for(tokens, d, dtype) == ExpertForm::kGrouped ? "grouped" : "masked";
+  void resolve_form(Json& entry, DType dtype) const {
+    const ExpertPlan plan = plan_experts(shape, form, on_gpu, dtype);
+    entry["expert_compute"] = plan.form == ExpertForm::kGrouped ? "grouped" : "masked";
   }
 };
 struct SparseRules {
@@ -40,9 +41,7 @@ class SparseMethod : public FfnOptions {
   FfnCost cost(const ModelConfig&) const final;
   std::unique_ptr<FfnLayer> make(const FfnBuild&) const final;
   const BlockShape* block_shape() const final { return &sparse_.shape; }
-  void resolve(Json& entry, const ModelConfig& model, int64_t tokens, DType dtype) const final {
-    sparse_.resolve_form(entry, tokens, model.d_model, dtype);
-  }
+  void resolve(Json& entry, DType dtype) const final { sparse_.resolve_form(entry, dtype); }
 
   // What choosing and weighing add to the tables: parameters, all of them active, and FLOPs.
   virtual FfnCost selector_cost(const ModelConfig&) const = 0;

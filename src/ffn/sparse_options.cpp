@@ -65,6 +65,7 @@ int64_t read_block_size(ConfigReader& reader, const SparseRules& rules) {
 
 SparseOptions parse_sparse(ConfigReader& reader, const ModelConfig& model, const SparseRules& rules) {
   SparseOptions options;
+  options.on_gpu = model.on_gpu;
   BlockShape& shape = options.shape;
   shape.d_ff = reader.derived<int64_t>("d_ff", "model.ffn.d_ff", "Cells of the dense layer it stands for.", kAtLeastOne)
                    .value_or(model.ffn.d_ff);

@@ -32,7 +32,8 @@ PassPlan measure(Pass&& pass) {
 
 }  // namespace
 
-MemoryPlan measure_memory(const Config& config, int64_t batch, int64_t time) {
+MemoryPlan measure_memory(Config config, int64_t batch, int64_t time, const DeviceRuntime& runtime) {
+  config.model.on_gpu = runtime.device().kind == Device::Kind::kCuda;
   Transformer model(config);
   model.allocate(meta_runtime());
   ParamStore& params = model.params();

@@ -20,7 +20,8 @@ struct MemoryPlan {
   PassPlan train, evaluate;
 };
 
-// Of micro-batches of `batch` sequences of `time` tokens. Throws UsageError for a model that cannot be built.
-MemoryPlan measure_memory(const Config&, int64_t batch, int64_t time);
+// On that device, of micro-batches of `batch` sequences of `time` tokens. Throws UsageError for a model that cannot be
+// built.
+MemoryPlan measure_memory(Config, int64_t batch, int64_t time, const DeviceRuntime& = cpu_runtime());
 
 }  // namespace sffn

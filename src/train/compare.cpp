@@ -33,7 +33,7 @@ class Side {
  public:
   Side(const Config& config, DeviceRuntime& runtime)
       : config_(config),
-        plan_(measure_memory(config, config.train.micro_batch, config.model.context).train),
+        plan_(measure_memory(config, config.train.micro_batch, config.model.context, runtime).train),
         stream_(runtime),
         model_(config),
         alone_(make_self_communicator()),

@@ -24,7 +24,7 @@ InferenceModel::InferenceModel(Communicator& comm, DeviceRuntime& runtime, const
       throw UsageError("--context",
                        cat(time_, " is beyond the ", config_.model.context, " positions of ", found_.folder));
     }
-    const MemoryPlan memory = measure_memory(config_, batch_, time_);
+    const MemoryPlan memory = measure_memory(config_, batch_, time_, runtime);
     const PassPlan& plan = memory.evaluate;
     require_memory(runtime.device(), memory.parameters + memory.constants + plan.saved + plan.scratch, [&] {
       return cat(plan.saved + plan.scratch, " of them for ", batch_, " rows of ", time_,

@@ -96,6 +96,7 @@ void require_memory(Device device, size_t needed, const std::function<std::strin
 }
 
 Config as_on_gpu(Config config) {
+  config.model.on_gpu = true;
   config.train.deterministic = false;  // one buffer of gradients: Engine
   if (config.parallel.dispatch == Dispatch::kAuto) config.parallel.dispatch = Dispatch::kGather;
   return config;

@@ -111,7 +111,7 @@ void probe(const Config& config, const std::optional<FoundCheckpoint>& from, Dev
   const Batch batch = read_rows(options, config.model);
   if (!options.save.empty()) require_room(options.save);
   const auto alone = make_self_communicator();
-  const MemoryPlan memory = measure_memory(config, batch.batch, batch.time);
+  const MemoryPlan memory = measure_memory(config, batch.batch, batch.time, runtime);
   const PassPlan& plan = memory.train;
   require_memory(runtime.device(), memory.parameters + memory.gradients + memory.constants + plan.saved + plan.scratch,
                  [&] {

@@ -4,6 +4,7 @@
 #include "ffn/method_model.h"
 #include "kernels/cuda/runtime.h"
 #include "nn/host_values.h"
+#include "train/memory_check.h"
 
 #include <cmath>
 
@@ -12,13 +13,20 @@ using namespace sffn::test;
 
 namespace {
 
-Config training_of(const FfnMethod& method, Precision precision) {
+// form: of the block product, or none.
+Config training_of(const FfnMethod& method, Precision precision, const std::string& form = "") {
   Config config = model_of(method, precision);
+  if (!form.empty()) config.model.sparse_ffn.as_array()[0]["expert_compute"] = form;
   config.model.dropout = 0.1;
   config.train.micro_batch = 2;
   config.train.tokens_per_step = 4 * config.model.context;
   config.optimizer.clip = 0.5;
   return config;
+}
+
+std::vector<std::string> forms_of(const FfnMethod& method) {
+  return has_key(method, "expert_compute") ? std::vector<std::string>{"grouped", "masked"}
+                                           : std::vector<std::string>{""};
 }
 
 // One of two batches, so that ids of the step before are other ids; two learn more quickly than many.
@@ -35,7 +43,7 @@ struct OneRank {
   Engine engine;
 
   OneRank(const Config& config, DeviceRuntime& runtime)
-      : engine(config, {alone.get(), alone.get(), alone.get()}, runtime, Engine::measure(config, 0, 1).arenas) {
+      : engine(config, {alone.get(), alone.get(), alone.get()}, runtime, measure_for(runtime, config, 0, 1).arenas) {
     engine.initialise([&] { return std::vector<double>(static_cast<size_t>(config.model.vocab_size), 1); });
   }
   void start(int64_t step, double learning_rate = 1e-2) {
@@ -78,25 +86,29 @@ void check_as_on_the_cpu(const Config& config, int64_t steps) {
 // address of the host, memory that only the CPU's allocator clears; replayed work that keeps the ids, draws or learning
 // rate of its recording.
 TEST_CASE("20 steps on the device have the losses and norms of the CPU", "[device]") {
-  check_as_on_the_cpu(training_of(*find_ffn_method("avg_k"), Precision::kFp32), 20);
+  check_as_on_the_cpu(training_of(*find_ffn_method("avg_k"), Precision::kFp32, "grouped"), 20);
 }
 
 // Kills: the same of a method of its own.
 TEST_CASE("steps of every method on the device have the losses and norms of the CPU", "[device]") {
   for (const FfnMethod* method : ffn_methods()) {
-    INFO(method->name);
-    check_as_on_the_cpu(training_of(*method, Precision::kFp32), 5);
+    for (const std::string& form : forms_of(*method)) {
+      INFO(method->name << " " << form);
+      check_as_on_the_cpu(training_of(*method, Precision::kFp32, form), 5);
+    }
   }
 }
 
 // Kills: a kernel that rounds at another place in bf16.
 TEST_CASE("a step of every method in bf16 has the loss of the CPU", "[device]") {
   for (const FfnMethod* method : ffn_methods()) {
-    INFO(method->name);
-    const Config config = training_of(*method, Precision::kBf16);
-    const std::vector<StepNumbers> cpu = run(config, cpu_runtime(), 2), device = run(config, cuda_runtime(), 2);
-    CHECK(device[0].loss == Approx(cpu[0].loss).epsilon(5e-3));
-    CHECK(device[1].loss == Approx(cpu[1].loss).epsilon(1e-2));
+    for (const std::string& form : forms_of(*method)) {
+      INFO(method->name << " " << form);
+      const Config config = training_of(*method, Precision::kBf16, form);
+      const std::vector<StepNumbers> cpu = run(config, cpu_runtime(), 2), device = run(config, cuda_runtime(), 2);
+      CHECK(device[0].loss == Approx(cpu[0].loss).epsilon(5e-3));
+      CHECK(device[1].loss == Approx(cpu[1].loss).epsilon(1e-2));
+    }
   }
 }
 

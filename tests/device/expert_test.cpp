@@ -4,6 +4,7 @@
 #include "comm/threads.h"
 #include "ffn/method_model.h"
 #include "train/engine.h"
+#include "train/memory_check.h"
 #include "train/whole_weights.h"
 
 #include "device/gpu_ranks.h"
@@ -68,7 +69,7 @@ Outcome train_on(const Config& config, Communicator& world, DeviceRuntime& runti
   RankGroups groups(world, config.parallel.expert);
   Counted expert(groups.expert());
   const Parallel parallel{.world = &world, .data = &world, .expert = &expert, .replicas = &groups.replicas()};
-  Engine engine(config, parallel, runtime, Engine::measure(config, world.rank(), world.size()).arenas);
+  Engine engine(config, parallel, runtime, measure_for(runtime, config, world.rank(), world.size()).arenas);
   engine.initialise([&] { return std::vector<double>(static_cast<size_t>(config.model.vocab_size), 1); });
   const Batch all = random_batch(kSequences, config.model.context, config.model.vocab_size, 3);
   const auto batch_of = [&](int64_t first, int64_t count) {

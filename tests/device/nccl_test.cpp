@@ -4,6 +4,7 @@
 #include "comm/conformance.h"
 #include "ffn/method_model.h"
 #include "train/engine.h"
+#include "train/memory_check.h"
 
 #include "device/gpu_ranks.h"
 
@@ -53,7 +54,7 @@ struct Outcome {
 
 Outcome train_on(const Config& config, Communicator& data, DeviceRuntime& gpu) {
   const auto alone = make_self_communicator();
-  Engine engine(config, {&data, &data, alone.get()}, gpu, Engine::measure(config, data.rank(), data.size()).arenas);
+  Engine engine(config, {&data, &data, alone.get()}, gpu, measure_for(gpu, config, data.rank(), data.size()).arenas);
   engine.initialise([&] { return std::vector<double>(static_cast<size_t>(config.model.vocab_size), 1); });
   const Batch all = random_batch(4, config.model.context, config.model.vocab_size, 3);
   const auto batch_of = [&](int64_t first, int64_t count) {

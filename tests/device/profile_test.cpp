@@ -7,6 +7,7 @@
 #include "kernels/ops.h"
 #include "model/memory_plan.h"
 #include "train/engine.h"
+#include "train/memory_check.h"
 #include "train/random_batch.h"
 
 #include <cuda_runtime.h>
@@ -69,7 +70,8 @@ ProfiledStep profile_step(const std::string& method, const std::function<void()>
   config.train.micro_batch = 2;
   config.train.tokens_per_step = 2 * config.model.context;
   const auto alone = make_self_communicator();
-  Engine engine(config, {alone.get(), alone.get(), alone.get()}, cuda_runtime(), Engine::measure(config, 0, 1).arenas);
+  Engine engine(config, {alone.get(), alone.get(), alone.get()}, cuda_runtime(),
+                measure_for(cuda_runtime(), config, 0, 1).arenas);
   engine.initialise([&] { return random_token_counts(config); });
   const auto step = [&](int64_t number) {
     const auto batch_of = [&](int64_t first, int64_t count) { return random_batch(config, number, first, count); };
@@ -79,7 +81,7 @@ ProfiledStep profile_step(const std::string& method, const std::function<void()>
   before_step();
   engine.stream().start_profile();
   step(2);
-  return {engine.stream().take_profile(), measure_memory(config, 2, config.model.context).train.work};
+  return {engine.stream().take_profile(), measure_memory(config, 2, config.model.context, cuda_runtime()).train.work};
 }
 
 std::map<std::string, int64_t> launches_by_name(const std::vector<KernelTime>& rows) {

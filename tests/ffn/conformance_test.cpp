@@ -18,10 +18,6 @@ Config with_key(Config config, const std::string& key, const std::string& value)
   return config;
 }
 
-bool has_key(const FfnMethod& method, const std::string& key) {
-  return resolve_ffn(model_of(method, Precision::kFp32).model, "test")[1].resolved.find(key) != nullptr;
-}
-
 template <class Check>
 void for_every_method(Check&& check) {
   for (const FfnMethod* method : ffn_methods()) {

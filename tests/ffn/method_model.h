@@ -17,4 +17,9 @@ inline Config model_of(const FfnMethod& method, Precision precision) {
   return config;
 }
 
+// Whether the method's entry takes the key.
+inline bool has_key(const FfnMethod& method, const std::string& key) {
+  return resolve_ffn(model_of(method, Precision::kFp32).model, "test")[1].resolved.find(key) != nullptr;
+}
+
 }  // namespace sffn::test

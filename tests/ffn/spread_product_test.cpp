@@ -56,7 +56,7 @@ class Rank {
     const Selection chosen = choose(first, n);
     Context ctx{.stream = stream_, .saved = saved_, .scratch = scratch_, .parallel = {.expert = &expert_}};
     scratch_.poison();
-    const ExpertCompute compute(shape_, tables_, form_, true);
+    const ExpertCompute compute(shape_, tables_, plan_experts(shape_, form_, false, DType::kF32), true);
     ExpertCompute::Saved saved;
     compute.forward(ctx, y, x, chosen, saved);
     scratch_.poison();

@@ -106,7 +106,8 @@ Json bench_ceilings(Harness& harness, const Config& config, bool small) {
   const int64_t side = small ? 64 : 8192;
   const MatmulShape square{side, side, side, false, true, false, false, kAct, kAct};
   rows.push_back(harness.to_json(time_matmul(harness, square)));
-  const MemoryPlan plan = measure_memory(config, config.train.micro_batch, config.model.context);
+  const MemoryPlan plan =
+      measure_memory(config, config.train.micro_batch, config.model.context, harness.stream().runtime());
   for (const auto& [shape, count] : plan.train.work.matmuls) {
     if (!(shape == square)) rows.push_back(matmul_json(harness, time_matmul(harness, shape), shape));
   }

@@ -88,21 +88,22 @@ std::vector<int32_t> ExpertLayer::choose() const {
   return blocks;
 }
 
-void ExpertLayer::use(ExpertForm form) {
+void ExpertLayer::use(ExpertForm form, bool plans_for_gpu) {
   saved_.reset();
   scratch_.reset();
   size_t saved = kBoundless, scratch = kBoundless;
   if (!stream_.is_meta()) {
     Stream meta(meta_runtime());
     ExpertLayer plan(meta, sizes_, dtype_);
-    plan.use(form);
+    plan.use(form, stream_.is_cuda());
     plan.forward();
     plan.backward();
     saved = plan.saved_->high_water(), scratch = plan.scratch_->high_water();
   }
   saved_ = std::make_unique<Arena>(stream_.runtime(), "saved", saved);
   scratch_ = std::make_unique<Arena>(stream_.runtime(), "scratch", scratch);
-  compute_ = std::make_unique<ExpertCompute>(shape_, tables_, form, false);
+  compute_ = std::make_unique<ExpertCompute>(
+      shape_, tables_, plan_experts(shape_, form, plans_for_gpu || stream_.is_cuda(), dtype_), false);
 }
 
 void ExpertLayer::forward() {

@@ -30,7 +30,7 @@ class ExpertLayer {
   ExpertLayer(Stream& stream, const LayerSizes& sizes, DType dtype);
 
   // Takes arenas of exactly what the form needs.
-  void use(ExpertForm form);
+  void use(ExpertForm form, bool plans_for_gpu = false);  // the latter on the meta device
   void forward();
   void backward();  // of the last forward(); gradients of the tables accumulate
   size_t memory_bytes() const;

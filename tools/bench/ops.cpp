@@ -105,7 +105,7 @@ Json bench_ops(const BenchOptions& options, DeviceRuntime& runtime) {
   out["precision"] = name_of(config.dtype());
   out["tokens"] = batch * time;
   if (options.groups.empty()) {
-    bench_matmuls(harness, measure_memory(config, batch, time).train.work, out);
+    bench_matmuls(harness, measure_memory(config, batch, time, runtime).train.work, out);
     out["ops"] = bench_model_ops(harness, config);
     return out;
   }
