@@ -28,7 +28,8 @@ ExpertForm chosen(const BlockShape& shape, bool on_gpu, DType dtype = DType::kBF
 // Kills: costs of a CPU that choose for a GPU; products of small blocks that fill a sixteenth of their tiles.
 TEST_CASE("a GPU takes dense products for blocks of fewer than 16 cells, and tiles from there on", "[ffn]") {
   for (const DType dtype : {DType::kBF16, DType::kF32}) {
-    for (const int64_t block_size : {1, 2, 4, 8}) CHECK(chosen(reference(block_size), true, dtype) == ExpertForm::kMasked);
+    for (const int64_t block_size : {1, 2, 4, 8})
+      CHECK(chosen(reference(block_size), true, dtype) == ExpertForm::kMasked);
     for (const int64_t block_size : {16, 64, 128, 256, 1024, 4096}) {
       CHECK(chosen(reference(block_size), true, dtype) == ExpertForm::kGrouped);
     }
