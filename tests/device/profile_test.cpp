@@ -6,6 +6,7 @@
 #include "kernels/cuda/runtime.h"
 #include "kernels/ops.h"
 #include "model/memory_plan.h"
+#include "support/device_cut.h"
 #include "train/engine.h"
 #include "train/memory_check.h"
 #include "train/random_batch.h"
@@ -91,6 +92,38 @@ std::map<std::string, int64_t> launches_by_name(const std::vector<KernelTime>& r
 }
 
 }  // namespace
+
+// Kills: an activation or a bias gradient that is an op of its own where the product could do it; parts left out where
+// it cannot.
+TEST_CASE("a step in bf16 has its products do what surrounds them, and the same loss where they cannot", "[device]") {
+  const auto run = [](bool plain) {
+    const ScopedProducts products(plain);
+    Config config = model_of(*find_ffn_method("dense"), Precision::kBf16);
+    config.train.micro_batch = 2;
+    config.train.tokens_per_step = 2 * config.model.context;
+    const auto alone = make_self_communicator();
+    Engine engine(config, {alone.get(), alone.get(), alone.get()}, cuda_runtime(),
+                  measure_for(cuda_runtime(), config, 0, 1).arenas);
+    engine.initialise([&] { return random_token_counts(config); });
+    const auto batch_of = [&](int64_t first, int64_t count) { return random_batch(config, 1, first, count); };
+    const double loss = engine.step(1, batch_of, 1e-3, [](std::string_view) {}).loss;
+    return std::pair(cuda::describe_products(engine.stream()), loss);
+  };
+  const auto count = [](const std::vector<std::string>& lines, const std::string& part) {
+    return std::count_if(lines.begin(), lines.end(),
+                         [&](const auto& line) { return line.find(part) != std::string::npos; });
+  };
+  const auto [fused, loss] = run(false);
+  CHECK(count(fused, " + bias, kept, gelu") > 0);
+  CHECK(count(fused, ", gelu'") > 0);
+  CHECK(count(fused, ", bias gradient") > 2);
+  CHECK(count(fused, ": in parts") == 0);
+#if SFFN_SIMT
+  const auto [parts, same_loss] = run(true);
+  CHECK(count(parts, ": in parts") == count(fused, "gelu") + count(fused, ", bias gradient"));
+  CHECK(same_loss == Approx(loss).epsilon(1e-3));
+#endif
+}
 
 // Kills: a product of another shape, of the forward pass alone, a launch counted twice; rows without work.
 TEST_CASE("the profile of a step holds the matrix products that the step makes", "[device][profile]") {

@@ -6,6 +6,7 @@
 #include "support/any_threads.h"
 #include "support/catch.h"
 #include "support/complex_step.h"
+#include "support/device_cut.h"
 #include "support/host_tensor.h"
 #include "support/tolerances.h"
 
@@ -225,6 +226,7 @@ TEST_CASE("the reference product and activation are the product, then the activa
 
 // Kills: any of the parts left out or out of order, a z that is rounded twice, h unwritten where z is absent.
 TEST_CASE("a product with its activation is the reference within the bound of its sums", "[ops][matmul_activation]") {
+  const ScopedProducts products(GENERATE(false, true));
   for_each_variant([](const Variant& v) {
     for (const Sizes& s : kSizes) {
       INFO(v.str(s));
@@ -238,6 +240,7 @@ TEST_CASE("a product with its activation is the reference within the bound of it
 // Kills: v taken transposed, dz or dgate of a dh that the other has overwritten.
 TEST_CASE("the way back through a product and its activation is the reference within the bound of its sums",
           "[ops][matmul_activation]") {
+  const ScopedProducts products(GENERATE(false, true));
   for_each_variant([](const Variant& v) {
     if (v.bias || !v.keeps_z) return;
     for (const Sizes& s : kSizes) {

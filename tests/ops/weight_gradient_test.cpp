@@ -5,6 +5,7 @@
 #include "support/any_threads.h"
 #include "support/catch.h"
 #include "support/complex_step.h"
+#include "support/device_cut.h"
 #include "support/host_tensor.h"
 #include "support/tolerances.h"
 
@@ -103,6 +104,7 @@ TEST_CASE("the reference gradient of weights and bias is the complex step of the
 
 // Kills: operands or transposes exchanged, a gradient that is overwritten, a bias gradient left out.
 TEST_CASE("gradients of weights and bias are the reference within the bound of their sums", "[ops][weight_gradient]") {
+  const ScopedProducts products(GENERATE(false, true));
   for_each_case(false, [](GradientCase& low) {
     const GradientCase ref = low.reference(), size = low.magnitude();
     low.run();

@@ -1,6 +1,7 @@
 // How tests choose what a device would choose by its size. Of no effect where ops run on the CPU.
 #pragma once
 #include <cstdint>
+#include <cstdlib>
 
 namespace sffn::test {
 
@@ -22,6 +23,15 @@ class ScopedDeviceCut {
 
  private:
   DeviceCut before_;
+};
+
+// Until it ends, under the executor: products fuse no more than a bias where `plain`, as where cuBLASLt has no
+// algorithm.
+class ScopedProducts {
+ public:
+  explicit ScopedProducts(bool plain) { setenv("SFFN_SIMT_PLAIN_PRODUCTS", plain ? "1" : "0", 1); }
+  ~ScopedProducts() { unsetenv("SFFN_SIMT_PLAIN_PRODUCTS"); }
+  ScopedProducts(const ScopedProducts&) = delete;
 };
 
 }  // namespace sffn::test
