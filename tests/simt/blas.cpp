@@ -1,5 +1,5 @@
-// cuBLASLt on the executor's device: the CPU's products, with epilogues as plain loops. As strict as cublasLt.h: what an
-// algorithm was asked for, in shape, type, epilogue and alignment, is what it may be used for, and its workspace is
+// cuBLASLt on the executor's device: the CPU's products, with epilogues as plain loops. As strict as cublasLt.h: what
+// an algorithm was asked for, in shape, type, epilogue and alignment, is what it may be used for, and its workspace is
 // written. SFFN_SIMT_PLAIN_PRODUCTS=1: no algorithm fuses more than a bias.
 #include "core/stream.h"
 #include "kernels/ops.h"
@@ -7,7 +7,6 @@
 
 #include "simt/executor.h"
 #include "simt/stream.h"
-
 #include <cublasLt.h>
 
 #include <cstdlib>
@@ -135,8 +134,7 @@ struct Call {
     if (adds_bias(desc.epilogue)) {
       for (int64_t i = 0; i < d.rows; ++i) bias.push_back(read(desc.vector, vector_dtype(), i));
     }
-    const Tensor bias_of_row =
-        bias.empty() ? Tensor() : Tensor(bias.data(), {d.rows}, DType::kF32, Device::cpu());
+    const Tensor bias_of_row = bias.empty() ? Tensor() : Tensor(bias.data(), {d.rows}, DType::kF32, Device::cpu());
     if (is_plain(desc.epilogue)) {
       multiply(d.by_rows(out), bias_of_row);
       if (sums(desc.epilogue)) sum_over_depth();
@@ -213,8 +211,9 @@ cublasStatus_t cublasLtMatmulDescCreate(cublasLtMatmulDesc_t* made, cublasComput
   return CUBLAS_STATUS_SUCCESS;
 }
 cublasStatus_t cublasLtMatmulDescDestroy(cublasLtMatmulDesc_t description) { return destroy(description); }
-cublasStatus_t cublasLtMatmulDescSetAttribute(cublasLtMatmulDesc_t description, cublasLtMatmulDescAttributes_t attribute,
-                                              const void* value, size_t bytes) {
+cublasStatus_t cublasLtMatmulDescSetAttribute(cublasLtMatmulDesc_t description,
+                                              cublasLtMatmulDescAttributes_t attribute, const void* value,
+                                              size_t bytes) {
   switch (attribute) {
     case CUBLASLT_MATMUL_DESC_TRANSA:
       return take(description->ta, value, bytes);
@@ -259,8 +258,8 @@ cublasStatus_t cublasLtMatmulPreferenceSetAttribute(cublasLtMatmulPreference_t p
 
 cublasStatus_t cublasLtMatmulAlgoGetHeuristic(cublasLtHandle_t, cublasLtMatmulDesc_t desc, cublasLtMatrixLayout_t a,
                                               cublasLtMatrixLayout_t b, cublasLtMatrixLayout_t c,
-                                              cublasLtMatrixLayout_t d, cublasLtMatmulPreference_t preference, int wanted,
-                                              cublasLtMatmulHeuristicResult_t* results, int* found) {
+                                              cublasLtMatrixLayout_t d, cublasLtMatmulPreference_t preference,
+                                              int wanted, cublasLtMatmulHeuristicResult_t* results, int* found) {
   *found = 0;
   const cublasLtEpilogue_t epilogue = desc->epilogue;
   if (!fits(*desc, *a, *b, *c, *d) || wanted < 1) return CUBLAS_STATUS_INVALID_VALUE;
