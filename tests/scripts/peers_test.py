@@ -109,7 +109,8 @@ class Peers(unittest.TestCase):
         self.assertEqual(joined[0]["peers"], {"p": {"ms": 2.0, "ratio": 2.0}})
         self.assertNotIn("missing", joined[0])
         self.assertEqual(joined[1]["missing"], {"p": "cut off"})
-        self.assertEqual(peers.cut_off_rows(report, "", "sh"), {(name, "8x8 bf16"): {"sh": "cut off"} for name in ("copy", "add")})
+        self.assertEqual(peers.cut_off_rows(report, "", "sh"),
+                         {(name, "8x8 bf16"): {"sh": "cut off"} for name in ("copy", "add")})
 
 
 class PyTorch(unittest.TestCase):
@@ -118,9 +119,10 @@ class PyTorch(unittest.TestCase):
     def setUp(self):
         self.folder = tempfile.mkdtemp()
         self.addCleanup(shutil.rmtree, self.folder)
-        for path, text in (("torch/__init__.py", TORCH), ("torch/nn/__init__.py", ""), ("torch/nn/functional.py", "from torch import *\n"
-                           "from torch import __getattr__\n"), ("torch/nn/attention.py", "class SDPBackend:\n"
-                           "    CUDNN_ATTENTION = FLASH_ATTENTION = 0\nsdpa_kernel = None\n")):
+        for path, text in (("torch/__init__.py", TORCH), ("torch/nn/__init__.py", ""),
+                           ("torch/nn/functional.py", "from torch import *\nfrom torch import __getattr__\n"),
+                           ("torch/nn/attention.py", "class SDPBackend:\n    CUDNN_ATTENTION = FLASH_ATTENTION = 0\n"
+                                                     "sdpa_kernel = None\n")):
             path = os.path.join(self.folder, path)
             os.makedirs(os.path.dirname(path), exist_ok=True)
             with open(path, "w") as file:
