@@ -2,9 +2,9 @@
 """The slots of scripts/gpu_check.sh, which looks for a GPU and builds first. Each slot has its own limit and is written
 to OUT/result.json and OUT/README.md as soon as it ends, so that whatever stops the run leaves those before it."""
 import argparse
-import concurrent.futures
 import datetime
 import glob
+import itertools
 import json
 import os
 import platform
@@ -14,14 +14,11 @@ import subprocess
 import sys
 import time
 
+import gpu_check_report
+from gpu_check_ops import one_micro_batch, ops
 from gpu_check_ranks import ranks
-from gpu_check_run import CPUS, ROOT, Late, Run
-
-sys.path.insert(0, os.path.join(ROOT, "tools", "bench"))
-import gpu_check_report  # noqa: E402
-import peers as join_peers  # noqa: E402
-
-WORKERS = max(2, min(12, CPUS))  # processes of tests at a time; benchmarks run alone
+from gpu_check_run import ROOT, WORKERS, Late, Run, in_parallel
+from gpu_check_sanitizer import sanitizer
 
 
 # ---- Slots: take a Run, return a result; its "good" is False where something is wrong ----
@@ -41,47 +38,6 @@ def tests(run_):
     return {"good": code == 0 and bool(summary) and "No tests" not in summary[0], "summary": summary}
 
 
-# What the tests of these tags run is judged by memcheck, as far as the time goes; racecheck is slower still.
-MEMCHECK = ["[blocks]", "[attention]", "[routing]", "[top_b]", "[add_norm]", "[cross_entropy]", "[embedding]", "[cells]",
-            "[product_keys]", "[adamw]", "[matmul]", "[activation]", "[gate]", "[aggregate]"]
-RACECHECK = ["[top_b]", "[softmax]", "[blocks]"]
-
-
-def in_parallel(jobs, work):
-    """[work(job)] in the order of the jobs, several at a time; None for those that the time was too short for."""
-    def judged(job):
-        try:
-            return work(job)
-        except Late:
-            return None
-
-    with concurrent.futures.ThreadPoolExecutor(WORKERS // 2) as pool:
-        return list(pool.map(judged, jobs))
-
-
-def sanitizer(run_):
-    tool = shutil.which("compute-sanitizer") or "/usr/local/cuda/bin/compute-sanitizer"
-    if not os.access(tool, os.X_OK):
-        return {"good": None, "summary": ["compute-sanitizer is not on this machine"]}
-    program = os.path.join(run_.build, "tests", "test_ops")
-
-    def judge(job):
-        kind, tag = job
-        code, printed = run_.command(tool, "--tool", kind, "--error-exitcode", 9, program, tag + "~[cpu]",
-                                     processes=WORKERS // 2)
-        run_.log.write(printed)
-        return code
-
-    jobs = [("memcheck", tag) for tag in MEMCHECK] + [("racecheck", tag) for tag in RACECHECK]
-    codes = dict(zip(jobs, in_parallel(jobs, judge)))
-    checked = [" ".join(job) for job, code in codes.items() if code is not None]
-    bad = [" ".join(job) for job, code in codes.items() if code]
-    late = [" ".join(job) for job, code in codes.items() if code is None]
-    return {"good": bool(checked) and not bad, "checked": checked, "late": late,
-            "summary": [f"clean: {len(checked) - len(bad)} of {len(checked)}"] + bad +
-                       ([f"not done in time: {', '.join(late)}"] if late else [])}
-
-
 def compare(run_):
     def lockstep(job):
         config, precision = job
@@ -99,47 +55,19 @@ def compare(run_):
     jobs = [(config, precision) for config in configs for precision in ("fp32", "bf16")]
     if run_.small:
         jobs = [(config, "fp32") for config in configs[:2]]
-    rows = [row or {"name": os.path.basename(config)[:-5], "precision": precision, "agree": False, "error": "not done in time"}
+    rows = [row or {"name": os.path.basename(config)[:-5], "precision": precision, "agree": None, "error": "not done in time"}
             for (config, precision), row in zip(jobs, in_parallel(jobs, lockstep))]
-    return {"good": bool(rows) and all(row["agree"] for row in rows), "rows": rows}
+    return {"good": judged_rows(run_, [row["agree"] for row in rows]), "rows": rows}
 
 
-def one_micro_batch(sequences, context):
-    """A step of so many sequences at once."""
-    return "--set", f"train.micro_batch={sequences}", "--set", f"train.tokens_per_step={sequences * context}"
-
-
-def ops(group, config, *arguments):
-    def slot(run_):
-        path, further = os.path.join(ROOT, "configs", config), arguments
-        if run_.small:
-            path, further = os.path.join(ROOT, "configs", "tiny", "dense.json"), ["--small", "--repeats", 1]
-        report = run_.json_of(run_.sffn, "bench", "ops", path, "--backend", "cuda", "--group", group, "--json", *further)
-        path = os.path.join(run_.out, "rows.json")
-        with open(path, "w") as file:
-            json.dump(report, file)
-        lines = {}
-        try:
-            if run_.has_torch:
-                _, printed = run_.command(sys.executable, os.path.join(ROOT, "tools", "bench", "pytorch_ops.py"), "--rows",
-                                          path, "--seconds", max(5, run_.left() - 5))
-                join_peers.merge(lines, join_peers.parse_lines(printed, "torch"))
-            if run_.peers_file:
-                with open(run_.peers_file) as file:
-                    for command in filter(None, (line.strip() for line in file)):
-                        if not command.startswith("#"):
-                            printed = join_peers.run_command(command, path, run_.left())
-                            join_peers.merge(lines, join_peers.parse_lines(printed, command.split()[0]))
-        except Late as late:
-            join_peers.merge(lines, join_peers.parse_lines(late.printed or "", "torch"))
-        finally:
-            os.remove(path)
-        rows, _ = join_peers.join(report, lines)
-        wrong = [row["name"] + " " + row["shape"] for row in rows if (row.get("of_roofline") or 0) > 1]
-        wrong += [row["name"] + " " + row["shape"] for row in rows if (row.get("error") or 0) > 0.05]
-        return {"good": bool(rows) and not wrong, "device": report["device"], "rows": rows, "suspect": wrong}
-
-    return slot
+def judged_rows(run_, agree):
+    """Whether a slot with such rows is good: None is one that was not done, which is right only where the whole time ended."""
+    done = [value for value in agree if value is not None]
+    if all(done) and len(done) < len(agree) and run_.at_the_end(0):
+        if not done:
+            raise Late("")
+        return True
+    return bool(agree) and all(agree)
 
 
 def step(config, micro_batch, predicted, torch_arguments, sparse=None):
@@ -161,8 +89,10 @@ def step(config, micro_batch, predicted, torch_arguments, sparse=None):
                 result["torch"] = run_.json_of(sys.executable, os.path.join(ROOT, "tools", "bench", "pytorch_step.py"),
                                                "--device", "cuda", "--compile", "--precision", "bf16", "--steps", 20,
                                                "--warmup", 5, *torch_arguments)
-            except (RuntimeError, ValueError, Late) as error:
+            except (RuntimeError, ValueError) as error:
                 result["torch"] = {"error": str(error)}
+            except Late:
+                result.update(torch={"cut_off": True}, cut_off={"torch": ["step"]})
         return result
 
     return slot
@@ -184,7 +114,7 @@ def layer(block_size):
 # Name, title, limit in seconds, slot: in the order in which they matter.
 SLOTS = [
     ("tests", "tests of the CUDA backend", 120, tests),
-    ("sanitizer", "op tests under compute-sanitizer", 60, sanitizer),
+    ("sanitizer", "op tests under compute-sanitizer", 100, sanitizer),
     ("compare", "CPU and GPU in lockstep, every method", 45, compare),
     ("ranks", "two ranks of one card, over NCCL", 50, ranks),
     ("A", "ceilings of the device, and the products of GPT-2 124M", 30,
@@ -237,41 +167,67 @@ def write(path, text):
     os.replace(path + ".new", path)
 
 
+# Statuses of what the whole time was too short for: neither good nor bad.
+LEFT_OUT, CUT_SHORT = "left out: the time was over", "cut short: the time was over"
+
+
 def run_slot(run_, name, title, limit, slot):
     begin = time.monotonic()
     record = {"title": title, "limit_s": limit}
     if begin > run_.end:
-        return {**record, "status": "left out: the time was over"}
-    run_.slot_end = min(begin + limit, run_.end)
+        return {**record, "status": LEFT_OUT}
+    run_.slot, run_.slot_end = name, min(begin + limit, run_.end)
     try:
         result = slot(run_)
         good = result.pop("good")
         record.update(status="not possible here" if good is None else "good" if good else "bad", result=result)
     except Late:
-        record["status"] = "stopped at its limit"
+        record["status"] = CUT_SHORT if run_.at_the_end(limit) else "stopped at its limit"
     except (OSError, RuntimeError, ValueError, KeyError) as error:
         record.update(status="failed", error=str(error))
     record["seconds"] = round(time.monotonic() - begin, 1)
-    print(f"{name}: {record['status']} after {record['seconds']} s", flush=True)
+    missing = [f"{peer} ({len(rows)})" for peer, rows in record.get("result", {}).get("cut_off", {}).items()]
+    print(f"{name}: {record['status']} after {record['seconds']} s" + (f"; cut off: {', '.join(missing)}" if missing else ""),
+          flush=True)
     return record
 
 
 def check(options, slots):
     run_ = Run(options)
     os.makedirs(run_.out, exist_ok=True)
-    report = {"machine": machine(run_), "slots": {}}
+    report = {"machine": machine(run_), "left_out": [], "slots": {}}
     with open(os.path.join(run_.out, "log.txt"), "w") as run_.log:
         for name, title, limit, slot in slots:
             report["slots"][name] = run_slot(run_, name, title, limit, slot)
+            if report["slots"][name]["status"] in (LEFT_OUT, CUT_SHORT):
+                report["left_out"].append(name)
             write(os.path.join(run_.out, "result.json"), json.dumps(report, indent=1) + "\n")
             write(os.path.join(run_.out, "README.md"), gpu_check_report.markdown(report))
     return report
 
 
-def default_out():
+def exit_code(report):
+    """0 where every slot that ran is good and at least one ran."""
+    ran = [slot["status"] for slot in report["slots"].values() if slot["status"] not in (LEFT_OUT, CUT_SHORT)]
+    return 0 if ran and all(status in ("good", "not possible here") for status in ran) else 1
+
+
+def default_out(folder):
+    """The next free name of DATE-CARD, DATE-CARD-2, DATE-CARD-3, … in the folder."""
     card = text_of("nvidia-smi", "--query-gpu=name", "--format=csv,noheader", "-i", "0") or "no-card"
     name = re.sub(r"[^a-z0-9]+", "-", card.lower().replace("nvidia ", "")).strip("-")
-    return os.path.join(ROOT, "docs", "benchmarks", f"{datetime.date.today().isoformat()}-{name}")
+    first = os.path.join(folder, f"{datetime.date.today().isoformat()}-{name}")
+    names = itertools.chain([first], (f"{first}-{i}" for i in itertools.count(2)))
+    return next(path for path in names if not os.path.exists(path))
+
+
+def slots_of(names):
+    """The slots of --slots, in the order of SLOTS; NAME=SECONDS gives one another limit."""
+    wanted = dict(name.partition("=")[::2] for name in names.split(",") if name) or dict.fromkeys(slot[0] for slot in SLOTS)
+    unknown = sorted(set(wanted) - {slot[0] for slot in SLOTS})
+    if unknown:
+        raise ValueError(f"unknown slots: {', '.join(unknown)}")
+    return [(name, title, float(wanted[name] or limit), slot) for name, title, limit, slot in SLOTS if name in wanted]
 
 
 def main():
@@ -279,6 +235,7 @@ def main():
     parser.add_argument("--build")
     parser.add_argument("--out")
     parser.add_argument("--seconds", type=float, default=590)
+    parser.add_argument("--spent", type=float, default=0, help="of these seconds, what a build before this took")
     parser.add_argument("--slots", default="")
     parser.add_argument("--peers")
     parser.add_argument("--commit", help="what was checked, in place of git's HEAD")
@@ -289,14 +246,22 @@ def main():
         for name, title, limit, _ in SLOTS:
             print(f"{name:12} {limit:4} s  {title}")
         return 0
-    wanted = [name for name in options.slots.split(",") if name] or [name for name, *_ in SLOTS]
-    unknown = set(wanted) - {name for name, *_ in SLOTS}
-    if unknown or not options.build:
-        parser.error(f"unknown slots: {', '.join(sorted(unknown))}" if unknown else "--build DIR is missing")
-    options.out = options.out or default_out()
-    report = check(options, [slot for slot in SLOTS if slot[0] in wanted])
+    try:
+        slots = slots_of(options.slots)
+    except ValueError as error:
+        parser.error(str(error))
+    if not options.build:
+        parser.error("--build DIR is missing")
+    if options.spent >= options.seconds:
+        print(f"error: the build took {options.spent:.0f} s of {options.seconds:.0f}, and no slot was begun; it is done now: "
+              "call again with --build " + options.build, file=sys.stderr)
+        return 1
+    options.out = options.out or default_out(os.path.join(ROOT, "docs", "benchmarks"))
+    report = check(options, slots)
+    if report["left_out"]:
+        print(f"left out, as the time was over: {', '.join(report['left_out'])}")
     print(f"wrote {options.out}")
-    return 0 if all(slot["status"] in ("good", "not possible here") for slot in report["slots"].values()) else 1
+    return exit_code(report)
 
 
 if __name__ == "__main__":

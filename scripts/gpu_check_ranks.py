@@ -4,6 +4,7 @@ import os
 import shutil
 import struct
 import tempfile
+import time
 
 from gpu_check_run import ROOT, Late, run
 
@@ -23,7 +24,9 @@ ON_ONE_CARD = {"NCCL_SOCKET_IFNAME": "lo", "NCCL_IB_DISABLE": "1", "NCCL_DEBUG":
 
 def on_ranks(run_, count, *arguments):
     """stdout of sffn on one rank or two; a RuntimeError has the last lines that it printed."""
-    seconds = max(1, int(min(RANK_SECONDS, run_.left() - 4)))
+    if run_.at_the_end(5):
+        raise Late("")
+    seconds, begin = max(1, int(min(RANK_SECONDS, run_.left() - 4))), time.monotonic()
     launcher = [] if count == 1 else ["mpirun", "--allow-run-as-root", "--oversubscribe", "--bind-to", "none", "--timeout",
                                       str(seconds), "-np", str(count), "sh", "-c",
                                       'NCCL_HOSTID=$OMPI_COMM_WORLD_RANK exec "$@"', "sh"]
@@ -37,6 +40,8 @@ def on_ranks(run_, count, *arguments):
         log.seek(0)
         errors = log.read()
     run_.log.write(errors + printed)
+    if code != 0 and time.monotonic() - begin >= seconds - 1 and run_.at_the_end(5):
+        raise Late(printed)  # the whole time ended, which is nobody's fault
     if code != 0:
         raise RuntimeError("\n".join([f"exit code {code}", *printed.splitlines()[-3:], *errors.splitlines()[-15:]]))
     return printed
@@ -88,6 +93,8 @@ def ranks(run_):
         rows = list(map(train_both, RANK_CONFIGS))  # one by one: processes of one card take turns
     try:
         links = json.loads(on_ranks(run_, 2, "bench", "comm", "--json", "--repeats", "3" if run_.small else "9"))
+    except Late:
+        links = {"error": "cut off: the time was over"}
     except (RuntimeError, ValueError) as error:
         links = {"error": str(error)}
     return {"good": all(row["agree"] for row in rows), "rows": rows, "links": links}

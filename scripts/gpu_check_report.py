@@ -1,4 +1,5 @@
 """The table of scripts/gpu_check.sh: markdown of its JSON."""
+import gpu_check_run  # noqa: F401, the path of peers
 import peers as join_peers
 
 PROFILE_ROWS = 15
@@ -38,7 +39,8 @@ def step(result):
                     f"{ours['model_tflops']:.1f}", share(ours["mfu"])],
                    ["predicted for an H200 at 85% of its ceilings, at them", f"{low:.0f}, {high:.0f}", "", "", ""]]
                   + ([["PyTorch", f"{torch['tokens_per_second']:.0f}", milliseconds(torch["step_ms"]), "", ""]]
-                     if "tokens_per_second" in torch else []))
+                     if "tokens_per_second" in torch else [])
+                  + ([["PyTorch", "cut off", "cut off", "", ""]] if "cut_off" in torch else []))
     if "error" in torch:
         lines.append(f"\nPyTorch: {torch['error']}")
     lines += ["", f"Memory {ours['memory_bytes'] / 1e9:.1f} GB; optimizer {milliseconds(ours['optimizer_ms'])} ms; "
@@ -51,8 +53,9 @@ def compared(rows):
         tensor = row.get("first") or row.get("worst")
         return row.get("error", "-") if tensor is None else f"{tensor['name']}: {tensor['error']:.1e} of {tensor['tolerance']:.0e}"
 
+    said = {True: "yes", False: "**no**", None: "not done"}
     return table(["configuration", "precision", "agree", "worst tensor, or the first that differs"],
-                 [[row["name"], row["precision"], "yes" if row["agree"] else "**no**", worst(row)] for row in rows])
+                 [[row["name"], row["precision"], said[row["agree"]], worst(row)] for row in rows])
 
 
 def ranks(result):
@@ -78,6 +81,8 @@ def section(name, slot):
     result = slot.get("result", {})
     if "summary" in result:
         lines += [""] + [f"* {line}" for line in result["summary"]]
+    for peer, rows in result.get("cut_off", {}).items():
+        lines += ["", f"{peer}, cut off as the time was over: {'; '.join(rows)}"]
     if result.get("suspect"):
         lines += ["", "Faster than the device can be, or wrong: " + "; ".join(result["suspect"])]
     if "step" in result:
@@ -98,7 +103,11 @@ def markdown(report):
              "Written by `scripts/gpu_check.sh`; all numbers are in `result.json`.", "", facts + ".", "",
              "Times are medians of at least 20 calls after at least 10 warm-ups, by CUDA events, on normal random data that "
              "exceed the cache. Predicted: what the device should sustain of the bytes and FLOPs that must move, or for "
-             "attention on an H200 what is published for cuDNN; a share is that time over the measured one.", ""]
+             "attention on an H200 what is published for cuDNN; a share is that time over the measured one. Of "
+             "another program: \"cut off\" says that the time was over, \"in D-64\" that this slot has its time, \"failed\" that "
+             "`result.json` has the error; \"-\" that it has no such row.", ""]
+    if report.get("left_out"):
+        lines += [f"Left out, as the time was over: {', '.join(report['left_out'])}.", ""]
     for name, slot in report["slots"].items():
         lines += section(name, slot) + [""]
     return "\n".join(lines)

@@ -1,4 +1,4 @@
-"""The code of scripts/gpu_check.sh that needs no GPU: limits, what is written when, the table, and joining rows.
+"""The code of scripts/gpu_check.sh that needs no GPU: limits, what is written when, the table, exit codes.
 
 With --build DIR of the preset simt, also its slots, on the executor at small sizes."""
 import argparse
@@ -18,7 +18,7 @@ sys.path[:0] = [os.path.join(ROOT, "scripts"), os.path.join(ROOT, "tools", "benc
 import gpu_check  # noqa: E402
 import gpu_check_ranks  # noqa: E402
 import gpu_check_report  # noqa: E402
-import peers  # noqa: E402
+import gpu_check_sanitizer  # noqa: E402
 
 BUILD = None
 
@@ -34,8 +34,8 @@ class FakeRun(unittest.TestCase):
         self.addCleanup(shutil.rmtree, self.folder)
 
     def check(self, slots, seconds=60):
-        options = argparse.Namespace(build=self.folder, out=os.path.join(self.folder, "out"), seconds=seconds, small=True,
-                                     peers=None, commit="abc")
+        options = argparse.Namespace(build=self.folder, out=os.path.join(self.folder, "out"), seconds=seconds, spent=0,
+                                     small=True, peers=None, commit="abc")
         with contextlib.redirect_stdout(io.StringIO()):
             return gpu_check.check(options, slots)
 
@@ -73,6 +73,41 @@ class FakeRun(unittest.TestCase):
         text = gpu_check_report.markdown(report)
         for part in ("exit code 1 of false", "* two differ"):
             self.assertIn(part, text)
+
+    # Kills: left-out slots that make a good check fail, or that nobody names; a check of nothing that is called good; a slot
+    # that the whole time cut short and one stopped at its own limit taken for each other.
+    def test_only_slots_that_ran_decide_the_exit_code_and_the_others_are_named(self):
+        def sleep(run_):
+            return run_.json_of("sleep", "60")
+
+        def good(run_):
+            return {"good": True}
+
+        report = self.check([("first", "", 5, good), ("cut", "", 50, sleep), ("late", "", 5, good)], seconds=1)
+        self.assertEqual(self.written()["left_out"], ["cut", "late"])
+        self.assertIn("cut short", report["slots"]["cut"]["status"])
+        self.assertIn("Left out, as the time was over: cut, late.", gpu_check_report.markdown(report))
+        self.assertEqual(gpu_check.exit_code(report), 0)
+        self.assertEqual(gpu_check.exit_code(self.check([("late", "", 5, good)], seconds=-1)), 1)
+        report = self.check([("first", "", 5, good), ("hangs", "", 1, sleep)])
+        self.assertEqual((report["left_out"], gpu_check.exit_code(report)), ([], 1))
+        report = self.check([("first", "", 5, good), ("bad", "", 5, lambda run_: {"good": False})])
+        self.assertEqual(gpu_check.exit_code(report), 1)
+
+    # Kills: seconds of a build that are forgotten; rows that the whole time cut off, called different.
+    def test_a_build_counts_and_what_the_whole_time_cut_off_is_not_called_wrong(self):
+        options = argparse.Namespace(build=self.folder, out=self.folder, seconds=100, spent=99.5, small=True, peers=None,
+                                     commit="abc")
+        run_ = gpu_check.Run(options)
+        self.assertLess(run_.left(), 0.5)
+        run_.end = run_.slot_end = time.monotonic()
+        self.assertTrue(gpu_check.judged_rows(run_, [True, None]))
+        self.assertFalse(gpu_check.judged_rows(run_, [True, None, False]))
+        with self.assertRaises(gpu_check.Late):
+            gpu_check.judged_rows(run_, [None])
+        run_.end += 10
+        self.assertFalse(gpu_check.judged_rows(run_, [True, None]))
+        self.assertFalse(gpu_check.judged_rows(run_, []))
 
     # Kills: slots that begin behind the end.
     def test_what_has_not_begun_in_time_is_left_out_and_says_so(self):
@@ -131,6 +166,80 @@ for step in 1 2 3 4 5 6; do echo '{"step": '$step', "loss": 2, "grad_norm": 1}';
             gpu_check_ranks.hold_against(one[1:], one)
 
 
+class Sanitizer(unittest.TestCase):
+    LISTED_TAGS = "Tags for matching test cases:\n   2  [blocks]\n   1  [brand_new]\n  12  [ops]\n   1  [rope]\n4 tags\n"
+    LISTED_TESTS = """Matching test cases:
+  products [of] blocks are
+    sums
+      [blocks][ops]
+  blocks turn
+      [ops]
+      [blocks][rope]
+  turning turns
+      [rope][ops]
+  what is new
+      [brand_new][ops]
+  many ops
+      [ops]
+  no tag at all
+6 matching test cases
+"""
+
+    # Kills: a new tag that is forgotten, a test that runs under each of its tags, tests that are missed.
+    def test_every_test_is_in_one_specification_the_riskiest_first(self):
+        self.assertEqual(gpu_check_sanitizer.tags_of(self.LISTED_TAGS), ["[blocks]", "[brand_new]", "[ops]", "[rope]"])
+        specifications, unknown = gpu_check_sanitizer.plan(gpu_check_sanitizer.tags_of(self.LISTED_TAGS),
+                                                           gpu_check_sanitizer.tests_of(self.LISTED_TESTS))
+        self.assertEqual(specifications, [
+            ("[blocks]", "[blocks]~[cpu]", 2), ("[rope]", "[rope]~[cpu]~[blocks]", 1),
+            ("[brand_new]", "[brand_new]~[cpu]~[blocks]~[rope]", 1),
+            ("[ops]", "[ops]~[cpu]~[blocks]~[rope]~[brand_new]", 1),
+            ("no tag", "~[cpu]~[blocks]~[rope]~[brand_new]~[ops]", 1)])
+        self.assertIn("[attention]", unknown)
+        self.assertNotIn("[blocks]", unknown)
+
+    # Kills: tags that were not reached and that nobody names, a tag that is gone and was called clean.
+    def test_what_was_not_reached_is_named(self):
+        jobs = [("memcheck", "[blocks]", "", 21), ("racecheck", "[blocks]", "", 0), ("memcheck", "[rope]", "", 4)]
+        result = gpu_check_sanitizer.summary(jobs, [0, None, None], [])
+        self.assertEqual((result["good"], result["late"]), (True, ["racecheck [blocks]", "memcheck [rope]"]))
+        self.assertEqual(result["summary"], ["clean: 1 of 1", "memcheck reached 21 of 25 tests",
+                                             "not done in time: racecheck [blocks], memcheck [rope]"])
+        self.assertFalse(gpu_check_sanitizer.summary(jobs, [0, 0, 9], [])["good"])
+        self.assertFalse(gpu_check_sanitizer.summary(jobs, [0, 0, 0], ["[gone]"])["good"])
+
+    # Kills: tags of the lists that no test has any more.
+    def test_the_tags_are_those_of_the_tests(self):
+        if BUILD is None:
+            self.skipTest("no --build")
+        program = os.path.join(BUILD, "tests", "test_ops")
+        tags, tests = (subprocess.run([program, option, "~[cpu]"], stdout=subprocess.PIPE, text=True, check=False).stdout
+                       for option in ("--list-tags", "--list-tests"))
+        specifications, unknown = gpu_check_sanitizer.plan(gpu_check_sanitizer.tags_of(tags),
+                                                           gpu_check_sanitizer.tests_of(tests))
+        self.assertEqual(unknown, [])
+        self.assertIn(f"\n{sum(count for _, _, count in specifications)} matching test cases", tests)
+
+
+class Options(unittest.TestCase):
+    # Kills: a committed folder of the same day that is overwritten.
+    def test_the_default_folder_is_the_next_that_is_free(self):
+        with tempfile.TemporaryDirectory() as folder:
+            first = gpu_check.default_out(folder)
+            for number in (2, 3):
+                os.mkdir(gpu_check.default_out(folder))
+                self.assertEqual(gpu_check.default_out(folder), f"{first}-{number}")
+
+    # Kills: a limit that is not taken, an order that --slots changes.
+    def test_slots_are_chosen_with_their_limits(self):
+        chosen = [(name, limit) for name, _, limit, _ in gpu_check.slots_of("C,sanitizer=400")]
+        self.assertEqual(chosen, [("sanitizer", 400.0), ("C", 30.0)])
+        self.assertEqual(len(gpu_check.slots_of("")), len(gpu_check.SLOTS))
+        for wrong in ("D", "C=soon"):
+            with self.assertRaises(ValueError):
+                gpu_check.slots_of(wrong)
+
+
 class Commit(unittest.TestCase):
     # Kills: the commit of a folder above, a changed tree that bears a commit's name.
     @unittest.skipUnless(shutil.which("git"), "there is no git")
@@ -183,52 +292,9 @@ class Report(unittest.TestCase):
                      "| dense | zero=1 | yes | 1.0e-07 | 2.0e-06 |", "`per_node=2`"):
             self.assertIn(part, text)
         self.assertNotIn("kernel_15`", text)
+        report["slots"]["E"]["result"]["torch"] = {"cut_off": True}
+        self.assertIn("| PyTorch | cut off | cut off |", gpu_check_report.markdown(report))
         self.assertNotIn("None", text)
-
-
-class Peers(unittest.TestCase):
-    # Kills: rows joined by name alone, a ratio upside down, a peer's message taken for a row.
-    def test_rows_are_joined_by_name_and_shape(self):
-        report = {"groups": {"A": [row("copy", 2.0), row("add", 1.0)]}}
-        lines = peers.parse_lines('warning: slow\n{"name": "copy", "shape": "8x8 bf16", "ms": 3.0}\n'
-                                  '{"name": "copy", "shape": "9x8 bf16", "ms": 1.0}\n[1]\n{"name": "copy"}\n'
-                                  '{"name": "add", "shape": "8x8 bf16", "error": "no memory"}\n'
-                                  '{"name": "add", "shape": "8x8 bf16", "ms": 0.5, "peer": "other"}\n', "file")
-        rows, strangers = peers.join(report, lines)
-        self.assertEqual(rows[0]["peers"], {"file": {"ms": 3.0, "ratio": 1.5}})
-        self.assertEqual(rows[1]["peers"], {"other": {"ms": 0.5, "ratio": 0.5}})
-        self.assertEqual(strangers, 1)
-        self.assertEqual(rows[0]["group"], "A")
-
-    # Kills: commands that do not learn where the rows are, a failing command that ends the others.
-    def test_every_command_of_the_file_is_run_with_the_rows(self):
-        with tempfile.TemporaryDirectory() as folder:
-            ours, commands = os.path.join(folder, "ours.json"), os.path.join(folder, "peers.txt")
-            with open(ours, "w") as file:
-                json.dump({"matmul": [row("matmul", 1.0)], "ops": []}, file)
-            script = os.path.join(folder, "peer.py")
-            with open(script, "w") as file:
-                file.write("import json, sys\nrow = json.load(open(sys.argv[1]))['matmul'][0]\n"
-                           "print(json.dumps({'name': row['name'], 'shape': row['shape'], 'ms': 4.0}))\n")
-            with open(commands, "w") as file:
-                file.write(f"# a comment\nfalse\n\n{sys.executable} {script} {{rows}}\n")
-            ran = subprocess.run([sys.executable, os.path.join(ROOT, "tools", "bench", "peers.py"), "--ours", ours,
-                                  "--commands", commands, "--json"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-                                 check=True)
-        found = json.loads(ran.stdout)["rows"][0]["peers"]
-        self.assertEqual(list(found.values()), [{"ms": 4.0, "ratio": 4.0}])
-        self.assertIn("exit code 1", ran.stderr)
-
-
-class Script(unittest.TestCase):
-    # Kills: a check that goes on without a GPU, an error of several lines.
-    def test_without_a_gpu_there_is_one_line_and_exit_code_2(self):
-        if shutil.which("nvidia-smi"):
-            self.skipTest("this machine has a GPU's driver")
-        ran = subprocess.run([os.path.join(ROOT, "scripts", "gpu_check.sh")], stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-                             text=True, check=False)
-        self.assertEqual((ran.returncode, ran.stdout, ran.stderr.count("\n")), (2, "", 1))
-        self.assertIn("no GPU", ran.stderr)
 
 
 class OnTheExecutor(unittest.TestCase):

@@ -6,14 +6,18 @@
 --rows       JSON lines {"name", "shape", "ms"} of a program that has run; "peer" names it, else the file does.
 --commands   one shell command a line; {rows} becomes the path of ours.json. What a command prints is read likewise. This
              file is the user's: none is kept here, and lines that begin with # are skipped.
-A ratio is the peer's time over ours: above 1 ours is faster. Lines of a peer that no row of ours has are counted.
+A ratio is the peer's time over ours: above 1 ours is faster. Lines of a peer that no row of ours has are counted. A line
+with "error", "cut_off" or "planned" in place of "ms" says what is missing; the table has "failed" or "cut off" there.
 """
 import argparse
 import json
 import os
 import shlex
+import signal
 import subprocess
 import sys
+
+CUT_OFF = "cut off"  # why a row is missing: the time was over
 
 
 def our_rows(report):
@@ -37,27 +41,77 @@ def parse_lines(text, default_peer):
     return found
 
 
+def parse_missing(text, default_peer, unfinished=CUT_OFF):
+    """{(name, shape): {peer: why}} of rows without "ms"; unfinished: why those are missing that were planned and no more."""
+    found = {}
+    for line in text.splitlines():
+        try:
+            row = json.loads(line)
+            peers = found.setdefault((row["name"], row["shape"]), {})
+        except (ValueError, TypeError, KeyError):
+            continue
+        peer = row.get("peer", default_peer)
+        if isinstance(row.get("ms"), (int, float)):
+            peers.pop(peer, None)
+        elif "error" in row:
+            peers[peer] = f"failed: {row['error']}"
+        elif row.get("cut_off"):
+            peers[peer] = CUT_OFF
+        elif row.get("planned"):
+            peers[peer] = unfinished
+    return {key: peers for key, peers in found.items() if peers}
+
+
+def commands_of(path):
+    with open(path) as file:
+        return [line.strip() for line in file if line.strip() and not line.strip().startswith("#")]
+
+
+def with_rows(command, rows_path):
+    return command.replace("{rows}", shlex.quote(rows_path))
+
+
+def peer_of(command):
+    return os.path.basename(shlex.split(command)[0])
+
+
 def run_command(command, rows_path, seconds):
-    command = command.replace("{rows}", shlex.quote(rows_path))
+    """(what it printed, whether it was stopped). What it started ends with it."""
+    command = with_rows(command, rows_path)
+    process = subprocess.Popen(["sh", "-c", command], stdout=subprocess.PIPE, text=True, start_new_session=True)
     try:
-        ran = subprocess.run(command, shell=True, stdout=subprocess.PIPE, text=True, timeout=seconds)
-        if ran.returncode != 0:
-            print(f"peers: exit code {ran.returncode} of: {command}", file=sys.stderr)
-        return ran.stdout
-    except subprocess.TimeoutExpired as error:
+        printed, _ = process.communicate(timeout=seconds)
+        if process.returncode != 0:
+            print(f"peers: exit code {process.returncode} of: {command}", file=sys.stderr)
+        return printed, False
+    except subprocess.TimeoutExpired:
+        os.killpg(process.pid, signal.SIGKILL)
         print(f"peers: stopped after {seconds} s: {command}", file=sys.stderr)
-        return error.stdout.decode() if isinstance(error.stdout, bytes) else error.stdout or ""
+        return process.communicate()[0], True
 
 
-def join(report, lines):
-    """Our rows, each with "peers": {peer: {"ms", "ratio"}}, and how many of the peers' lines met none."""
+def cut_off_rows(report, printed, default_peer):
+    """parse_missing of a peer that was stopped: where it had not said what it would time, each row of ours that it lacks."""
+    missing, lines = parse_missing(printed, default_peer), parse_lines(printed, default_peer)
+    if missing:
+        return missing
+    named = {peer for peers in lines.values() for peer in peers} or {default_peer}
+    keys = [(row["name"], row["shape"]) for _, row in our_rows(report)]
+    return {key: dict.fromkeys(named - set(lines.get(key, {})), CUT_OFF) for key in keys}
+
+
+def join(report, lines, missing=None):
+    """Our rows, each with "peers": {peer: {"ms", "ratio"}} and, where there is something to say, "missing": {peer: why},
+    and how many of the peers' lines met none."""
     joined, met = [], set()
     for group, row in our_rows(report):
         key = (row["name"], row["shape"])
         peers = lines.get(key, {})
         met.add(key)
-        joined.append({**row, "group": group,
-                       "peers": {peer: {"ms": ms, "ratio": ms / row["ms"]} for peer, ms in peers.items()}})
+        row = {**row, "group": group,
+               "peers": {peer: {"ms": ms, "ratio": ms / row["ms"]} for peer, ms in peers.items()}}
+        lacks = {peer: why for peer, why in (missing or {}).get(key, {}).items() if peer not in peers}
+        joined.append({**row, "missing": lacks} if lacks else row)
     return joined, sum(len(peers) for key, peers in lines.items() if key not in met)
 
 
@@ -66,7 +120,7 @@ def number(value, digits=3):
 
 
 def table(rows):
-    peers = sorted({peer for row in rows for peer in row["peers"]})
+    peers = sorted({peer for row in rows for peer in (*row["peers"], *row.get("missing", {}))})
     head = ["name", "shape", "ms", "predicted ms", "GB/s", "TFLOP/s", "of roofline", "of predicted", "error"]
     out = ["| " + " | ".join(head + [f"{peer}, ms (ratio)" for peer in peers]) + " |",
            "|" + "---|" * (len(head) + len(peers))]
@@ -77,7 +131,8 @@ def table(rows):
                  number(row.get("of_predicted")), "-" if error is None else f"{error:.1e}"]
         for peer in peers:
             of_peer = row["peers"].get(peer)
-            cells.append("-" if of_peer is None else f"{of_peer['ms']:.4f} ({of_peer['ratio']:.2f})")
+            cells.append(row.get("missing", {}).get(peer, "-").split(":")[0] if of_peer is None
+                         else f"{of_peer['ms']:.4f} ({of_peer['ratio']:.2f})")
         out.append("| " + " | ".join(cells) + " |")
     return "\n".join(out)
 
@@ -97,17 +152,19 @@ def main():
     options = parser.parse_args()
     with open(options.ours) as file:
         report = json.load(file)
-    lines = {}
+    lines, missing = {}, {}
+
+    def read(printed, peer, stopped=False):
+        merge(lines, parse_lines(printed, peer))
+        merge(missing, cut_off_rows(report, printed, peer) if stopped else parse_missing(printed, peer))
+
     for path in options.rows:
         with open(path) as file:
-            merge(lines, parse_lines(file.read(), os.path.basename(path)))
-    if options.commands:
-        with open(options.commands) as file:
-            for command in filter(None, (line.strip() for line in file)):
-                if not command.startswith("#"):
-                    printed = run_command(command, options.ours, options.timeout)
-                    merge(lines, parse_lines(printed, os.path.basename(shlex.split(command)[0])))
-    rows, strangers = join(report, lines)
+            read(file.read(), os.path.basename(path))
+    for command in commands_of(options.commands) if options.commands else ():
+        printed, stopped = run_command(command, options.ours, options.timeout)
+        read(printed, peer_of(command), stopped)
+    rows, strangers = join(report, lines, missing)
     if options.json:
         print(json.dumps({"rows": rows, "unmatched": strangers}, indent=2))
     else:

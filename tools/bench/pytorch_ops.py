@@ -6,6 +6,7 @@ for prints lines {"name", "shape", "ms", "peer"}, as tools/bench/peers.py joins 
 index_select, SDPA forced to cuDNN and to flash, layer_norm, gelu and cross_entropy eager and compiled, AdamW(fused=True),
 and for a sparse layer index_select, torch._grouped_mm and index_add. CUDA events, at least 10 warm-ups, the median of 20
 calls, sets of normal random tensors that take turns and exceed the cache. A row that fails becomes a line with "error".
+First comes a line with "planned" for each row and peer; what --seconds leaves no time for, a line with "cut_off".
 
     python3 tools/bench/pytorch_ops.py --rows ours.json
 """
@@ -16,9 +17,11 @@ import statistics
 import sys
 import time
 
-import torch
-from torch.nn import functional as F
-from torch.nn.attention import SDPBackend, sdpa_kernel
+BEGIN = time.monotonic()  # --seconds has the import of PyTorch in it
+
+import torch  # noqa: E402
+from torch.nn import functional as F  # noqa: E402
+from torch.nn.attention import SDPBackend, sdpa_kernel  # noqa: E402
 
 
 class Timer:
@@ -259,6 +262,18 @@ def rows_of(report):
     yield from report.get("ops", [])
 
 
+def pairs(ops, rows):
+    """(row, peer, make) of all that is timed, in the order of the rows."""
+    for row in rows:
+        peers = getattr(ops, row["name"], None)
+        for peer, make in peers(row) if peers else ():
+            yield row, peer, make
+
+
+def tell(row, peer, **more):
+    print(json.dumps({"name": row["name"], "shape": row["shape"], "peer": peer, **more}), flush=True)
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rows", required=True, help="what `sffn bench ops … --json` printed")
@@ -268,23 +283,26 @@ def main():
     options = parser.parse_args()
     torch.manual_seed(1)
     device = torch.device(options.device)
-    ops, timer, begin = Ops(device), Timer(device, options.repeats), time.monotonic()
+    ops, timer = Ops(device), Timer(device, options.repeats)
     with open(options.rows) as file:
         rows = list(rows_of(json.load(file)))
-    for row in rows:
-        peers = getattr(ops, row["name"], None)
-        for peer, make in peers(row) if peers else ():
-            if options.seconds and time.monotonic() - begin > options.seconds:
-                sys.exit("stopped after --seconds; rows are missing")
-            line = {"name": row["name"], "shape": row["shape"], "peer": peer}
-            try:
-                line["ms"] = timer.median_ms(make)
-            except Exception as error:  # an operator that a version or card lacks, or memory: the others go on
-                line["error"] = str(error).splitlines()[0] if str(error) else type(error).__name__
-            print(json.dumps(line), flush=True)
-            torch._dynamo.reset()  # else a function compiled for many shapes runs uncompiled at last
-            if device.type == "cuda":
-                torch.cuda.empty_cache()
+    for row, peer, _ in pairs(ops, rows):
+        tell(row, peer, planned=True)
+    late = False
+    for row, peer, make in pairs(ops, rows):
+        late = late or (options.seconds > 0 and time.monotonic() - BEGIN > options.seconds)
+        if late:
+            tell(row, peer, cut_off=True)
+            continue
+        try:
+            tell(row, peer, ms=timer.median_ms(make))
+        except Exception as error:  # an operator that a version or card lacks, or memory: the others go on
+            tell(row, peer, error=str(error).splitlines()[0] if str(error) else type(error).__name__)
+        torch._dynamo.reset()  # else a function compiled for many shapes runs uncompiled at last
+        if device.type == "cuda":
+            torch.cuda.empty_cache()
+    if late:
+        sys.exit("stopped after --seconds; rows are missing")
 
 
 if __name__ == "__main__":
