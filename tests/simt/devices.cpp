@@ -33,6 +33,8 @@ Devices devices_named(const std::string& words) {
     d.count_error = static_cast<cudaError_t>(999);
   } else if (words == "busy") {
     d.set_error = static_cast<cudaError_t>(46);
+  } else if (words == "ada") {
+    d.name = "NVIDIA L40S", d.major = 8, d.minor = 9, d.shared_bytes = 99 << 10;
   } else if (words == "volta") {
     d.name = "Tesla V100-SXM2-16GB", d.major = 7;
   } else if (words == "uncompiled") {
@@ -124,7 +126,7 @@ cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr attribute, int) {
       *value = simt::devices().major;
       break;
     case cudaDevAttrMaxSharedMemoryPerBlockOptin:
-      *value = static_cast<int>(simt::kMaxSharedBytes);
+      *value = static_cast<int>(simt::devices().shared_bytes);
       break;
   }
   return cudaSuccess;

@@ -15,6 +15,7 @@ struct Devices {
   int driver = 13000, runtime = 13000;     // 0: no driver
   std::string name = "SIMT executor";
   int major = 9, minor = 0;
+  size_t shared_bytes = 227 << 10;  // that a block can have
 };
 
 // SFFN_SIMT_DEVICES at first use: their number, or what is wrong (devices.cpp lists the words); tests may change them.

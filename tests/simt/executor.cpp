@@ -2,6 +2,7 @@
 #include "simt/executor.h"
 
 #include "cuda_runtime.h"
+#include "simt/devices.h"
 #include "simt/fiber.h"
 
 #include <cstdio>
@@ -302,8 +303,10 @@ void check_sizes(const dim3& grid, const dim3& block, size_t shared_bytes) {
     throw Error("a grid of (" + std::to_string(grid.x) + "," + std::to_string(grid.y) + "," + std::to_string(grid.z) +
                 ") blocks");
   }
-  if (shared_bytes > kMaxSharedBytes)
-    throw Error(std::to_string(shared_bytes) + " bytes of dynamic shared memory; 227 KiB are possible");
+  if (shared_bytes > devices().shared_bytes) {
+    throw Error(std::to_string(shared_bytes) + " bytes of dynamic shared memory; " +
+                std::to_string(devices().shared_bytes) + " are possible");
+  }
 }
 
 Options options_from_environment() {

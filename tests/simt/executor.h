@@ -64,7 +64,6 @@ uint64_t block_number();   // of the running block, among all that ever ran
 inline constexpr unsigned kIdentities = SIMT_TSAN ? 2 : 1;
 unsigned identity();  // of the running block
 void* dynamic_shared_memory();
-inline constexpr size_t kMaxSharedBytes = 227 << 10;  // of a block
 size_t dynamic_shared_bytes();
 // Ends the kernel with an Error that names the thread.
 [[noreturn]] void fail(const char* what, const Site& site);
