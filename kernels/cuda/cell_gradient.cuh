@@ -1,6 +1,6 @@
 // block_weight_gradient over blocks of one cell: dW[i] += Σ over the rows p of cell i of (weight(p)·h[p])·x[token of p]
 // A thread has a strip's columns of one cell and adds its rows in order, chunk after chunk: as long as most cells are,
-// that is all. What a popular cell has beyond kLeastPiece rows is cut into pieces (Pieces), for other threads:
+// that is all. What a popular cell has beyond a first piece is cut into further ones (Pieces), for other threads:
 //   cell_gradient    dW[i] += the first piece's sum;  partial[slot of k] = the k-th piece's, k > 0
 //   add_pieces       dW[i] += Σ_k partial[slot of k], in order
 #pragma once
