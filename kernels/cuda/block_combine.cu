@@ -1,7 +1,7 @@
 // y[n] = Σ_i weights[n,i]·h[inverse[n,i]]·W_block + bias (+ y), over i in order, rounded once
 //                             y [N,D]  h [P,G]  W [M,D] f32 or bf16  weights [N,b], bias [D] f32; weights absent: 1
-// Any type and size: combine_units.cuh. bf16 of 16 cells and more whose rows are whole 16 bytes: a segment of tokens
-// and a strip of columns at a time, in two kernels,
+// Any type and size: combine_units.cuh. One cell: combine_cells.cuh. bf16 of 16 cells and more whose rows are whole 16
+// bytes: a segment of tokens and a strip of columns at a time, in two kernels,
 //   multiply_rows  E[c] = h[p]·W_block for the rows p of the segment, c the choice of p          E [choices, columns]
 //   sum_products   y[n] = Σ_i weights[n,i]·E[n·b + i] + bias (+ y), in fp32
 // E is bf16, which halves what the two move: with u the unit roundoff of bf16, y is off by at most u·Σ_i |weights·E|
@@ -12,6 +12,7 @@
 // some of the columns, 128 at a time, in steps of up to 64 cells, three stages of asynchronous copies; each of 8 warps
 // has 64 × 32 results. On sm_90a, from 33 cells on: block_product.cuh.
 #include "kernels/cuda/block_product.cuh"
+#include "kernels/cuda/combine_cells.cuh"
 #include "kernels/cuda/combine_units.cuh"
 #include "kernels/cuda/pack.cuh"
 #include "kernels/cuda/panel.cuh"
@@ -356,6 +357,7 @@ void combine_on_tensor_cores(Stream& stream, const Combination<bfloat16>& c) {
 template <class T>
 void combine(Stream& stream, const Combination<T>& c) {
   if (c.rows.tokens == 0 || c.D == 0) return;
+  if (c.G == 1) return cells::combine(stream, c);
   if constexpr (std::is_same_v<T, bfloat16>) {
     if (c.G >= kLeastCells && packs_fit(c.G, kPiece, c.h) && packs_fit(c.D, kPiece, c.w, c.y)) {
       return combine_on_tensor_cores(stream, c);

@@ -7,14 +7,13 @@
 // bf16 of 16 cells and more whose rows are whole 16 bytes: tensor cores, 128 rows and 16 to 128 cells, 64 elements of D
 // at a time, three stages of asynchronous copies; a warp has up to 64 × 32 results. Tiles come in segments of tokens
 // whose rows of x stay in L2 (row_tiles.cuh). On sm_90a, 33 cells and more, rows of whole 16 bytes: block_product.cuh.
-#include "kernels/cuda/activation.cuh"
+// One cell: a warp multiplies 32 rows, one after another (block_project.cuh).
 #include "kernels/cuda/block_product.cuh"
-#include "kernels/cuda/block_rows.cuh"
+#include "kernels/cuda/block_project.cuh"
 #include "kernels/cuda/float_tile.cuh"
 #include "kernels/cuda/launch.cuh"
 #include "kernels/cuda/pack.cuh"
 #include "kernels/cuda/panel.cuh"
-#include "kernels/cuda/row_tiles.cuh"
 #include "kernels/ops.h"
 
 #include <algorithm>
@@ -26,40 +25,12 @@ namespace {
 constexpr int kRows = kTileRows, kStages = 3, kClearThreads = 256;
 constexpr int kLeastCells = 16;  // of a block, on tensor cores
 
-struct NoActivation {};  // in place of an activation's functions: there is no h
-template <class F>
-inline constexpr bool kActivates = !std::is_same_v<F, NoActivation>;
-
-template <class T>
-struct Projection {
-  T *h, *z;  // one of them may be null
-  const T *x, *w;
-  const float* bias;
-  const T* gate;  // null: none
-  BlockRows rows;
-  TileList list;
-  int G, D, parts, part;  // parts of the cells of a block, cells of one
-  bool packs;             // rows of h, z, gate and bias are whole 16 bytes
-};
-
 template <class T>
 __global__ void clear_unused_kernel(T* h, T* z, const int32_t* used, int64_t rows, int64_t G) {
   const int64_t step = int64_t{gridDim.x} * kClearThreads;
   for (int64_t e = *used * G + int64_t{blockIdx.x} * kClearThreads + threadIdx.x; e < rows * G; e += step) {
     if (h != nullptr) store(h[e], 0.0f);
     if (z != nullptr) store(z[e], 0.0f);
-  }
-}
-
-template <class F, class T>
-__device__ __forceinline__ void write_sum(const Projection<T>& p, int64_t e, float sum) {
-  T z;
-  store(z, sum);
-  if (p.z != nullptr) p.z[e] = z;
-  if constexpr (kActivates<F>) {
-    const bool gated = p.gate != nullptr;
-    const float f = F::value(to_float(gated ? p.gate[e] : z));
-    store(p.h[e], gated ? f * to_float(z) : f);
   }
 }
 
@@ -347,11 +318,12 @@ void project(Stream& stream, Projection<T> p) {
   const int64_t P = p.rows.choices(), pairs = pairs_of(p.rows);
   if (P == 0) return;
   const int further = (p.h != nullptr && p.z != nullptr ? 1 : 0) + (p.gate != nullptr ? 1 : 0);  // beside h or z
-  const Work work = block_product_work<T>(
-      p.rows, p.G, p.D,
-      bytes_for<T>(further * P * p.G) + (p.bias != nullptr ? bytes_for<float>(p.rows.blocks * p.G) : 0));
+  const double further_bytes =
+      bytes_for<T>(further * P * p.G) + (p.bias != nullptr ? bytes_for<float>(p.rows.blocks * p.G) : 0);
+  const Work work = block_product_work<T>(p.rows, p.G, p.D, further_bytes);
   launch(stream, clear_unused_kernel<T>, {blocks_for(P * p.G, kClearThreads, 1024), kClearThreads},
          Work{bytes_for<int32_t>(1)}, p.h, p.z, p.rows.offsets + pairs, P, p.G);
+  if (p.G == 1) return cells::project<F>(stream, p, further_bytes);
   if constexpr (std::is_same_v<T, bfloat16>) {
     if (p.G >= kLeastCells && packs_fit(p.D, kPiece, p.x, p.w)) return on_tensor_cores<F>(stream, p, work);
   }

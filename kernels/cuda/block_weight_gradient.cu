@@ -10,13 +10,13 @@
 // shapes alone, so that a popular block keeps many blocks of threads busy:
 //   weight_gradient  dW_i += the first piece's sum;  partial[slot of k] = the k-th piece's, k > 0
 //   add_partials     dW_i += Σ_k partial[slot of k], in order
-#include "kernels/cuda/block_rows.cuh"
+// One cell: cell_gradient.cuh.
 #include "kernels/cuda/block_weight_gradient.cuh"
+#include "kernels/cuda/cell_gradient.cuh"
 #include "kernels/cuda/float_tile.cuh"
 #include "kernels/cuda/launch.cuh"
 #include "kernels/cuda/pack.cuh"
 #include "kernels/cuda/panel.cuh"
-#include "kernels/cuda/scan.cuh"
 #include "kernels/ops.h"
 
 #include <algorithm>
@@ -69,22 +69,6 @@ __global__ void __launch_bounds__(kTileThreads) weight_gradient_kernel(Gradient<
 
 constexpr int kDepth = 32, kStages = 4, kSplits = 3, kWarpColumns = 32;
 constexpr int kLeastCells = 16;  // of a block
-
-// starts[i] = rows of blocks before i, through all chunks; starts[blocks]: of all
-__global__ void __launch_bounds__(kThreads) block_starts_kernel(int32_t* starts, BlockRows rows, int64_t chunks) {
-  int32_t before = 0;
-  for (int64_t base = 0; base < rows.blocks; base += kThreads) {
-    const int64_t i = base + threadIdx.x;
-    int32_t count = 0, total = 0;
-    for (int64_t c = 0; c < chunks && i < rows.blocks; ++c) {
-      count += rows.offsets[c * rows.blocks + i + 1] - rows.offsets[c * rows.blocks + i];
-    }
-    const int32_t start = before + block_exclusive_scan(count, total);
-    if (i < rows.blocks) starts[i] = start;
-    before += total;
-  }
-  if (threadIdx.x == 0) starts[rows.blocks] = before;
-}
 
 // A tile of kCells × kColumns among 8 warps.
 template <int kCells>
@@ -209,16 +193,9 @@ void weight_gradient_on_warpgroups(Stream& stream, Gradient<bfloat16> g, const P
 }
 
 void on_tensor_cores(Stream& stream, const Gradient<bfloat16>& g, const Work& work) {
-  Pieces pieces{.starts = g.rows.offsets, .partial = nullptr, .rows = rows_of_piece(g)};
+  Pieces pieces{.starts = nullptr, .partial = nullptr, .rows = rows_of_piece(g)};
   const int64_t slots = g.rows.choices() / pieces.rows, pairs = int64_t{g.G} * g.D / 2;
-  auto* memory = workspace<float>(stream, slots * g.G * g.D + g.rows.blocks + 1);
-  pieces.partial = memory;
-  if (g.pairs > g.rows.blocks) {
-    auto* starts = reinterpret_cast<int32_t*>(memory + slots * g.G * g.D);
-    launch(stream, block_starts_kernel, {1, kThreads}, Work{bytes_for<int32_t>(pairs_of(g.rows))}, starts, g.rows,
-           g.rows.chunks());
-    pieces.starts = starts;
-  }
+  prepare(stream, pieces, g.rows, slots * g.G * g.D);
   const bool warpgroups = native(stream).warpgroups && g.weights == nullptr && g.G > 32;
   const bool narrow = (g.G + 127) % 128 < 64;
   g.G <= 16             ? weight_gradient_on_tensor_cores<16>(stream, g, pieces, work)
@@ -239,6 +216,7 @@ void on_tensor_cores(Stream& stream, const Gradient<bfloat16>& g, const Work& wo
 template <class T>
 void weight_gradient(Stream& stream, Gradient<T> g) {
   if (g.rows.choices() == 0) return;
+  if (g.G == 1) return cells::weight_gradient(stream, g);
   // dW is f32, read and written: instead of a table of T.
   const int64_t cells = g.rows.blocks * g.G;
   const Work work = block_product_work<T>(g.rows, g.G, g.D,

@@ -49,6 +49,26 @@ struct Piece {
   int32_t block, index;  // index -1: none
 };
 
+// starts[i] = rows of blocks before i, through all chunks, i <= B; starts[B]: of all
+template <int kBlockThreads>
+__global__ void __launch_bounds__(kBlockThreads) block_starts_kernel(int32_t* starts, BlockRows rows, int64_t pairs) {
+  const int64_t i = int64_t{blockIdx.x} * kBlockThreads + threadIdx.x;
+  if (i > rows.blocks) return;
+  int32_t before = 0;
+  for (int64_t first = 0; first < pairs; first += rows.blocks) before += rows.offsets[first + i] - rows.offsets[first];
+  starts[i] = before;
+}
+
+// Workspace for partial sums of `size` floats in all, and starts.
+inline void prepare(Stream& stream, Pieces& pieces, const BlockRows& rows, int64_t size) {
+  pieces.partial = workspace<float>(stream, size + rows.blocks + 1), pieces.starts = rows.offsets;
+  if (rows.chunks() < 2) return;
+  auto* starts = reinterpret_cast<int32_t*>(pieces.partial + size);
+  launch(stream, block_starts_kernel<kThreads>, {blocks_for(rows.blocks + 1, kThreads), kThreads},
+         Work{bytes_for<int32_t>(pairs_of(rows) + rows.blocks + 1)}, starts, rows, pairs_of(rows));
+  pieces.starts = starts;
+}
+
 // Pieces of block i take the slots from ⌊starts[i] / rows⌋ + i on. All lanes of a warp call it.
 __device__ __forceinline__ Piece piece_of_slot(const Pieces& pieces, int64_t blocks, int64_t slot) {
   const auto block =

@@ -13,7 +13,8 @@
 namespace sffn {
 namespace {
 
-constexpr int kLeastCapability = 80;  // 10 · major + minor: bf16 tensor cores, cp.async
+constexpr int kLeastCapability = 80;                     // 10 · major + minor: bf16 tensor cores, cp.async
+constexpr size_t kLeastSharedBytes = size_t{116} << 10;  // of a block: 8.0 and 9.0 have them, 8.6, 8.9 and 12.0 do not
 constexpr const char* kAlternative = "; \"backend\": \"cpu\" (--backend cpu) needs no GPU";
 
 [[noreturn]] void refuse(const std::string& what) { throw UsageError("backend", cat("cuda: ", what, kAlternative)); }
@@ -88,6 +89,11 @@ void require_gpu(int index) {
   if (10 * properties.major + properties.minor < kLeastCapability) {
     refuse(cat(gpu_name(index, properties), ", is too old: the kernels need ", kLeastCapability / 10, ".",
                kLeastCapability % 10, " or more"));
+  }
+  if (properties.sharedMemPerBlockOptin < kLeastSharedBytes) {
+    refuse(cat(gpu_name(index, properties), ", has ", properties.sharedMemPerBlockOptin >> 10,
+               " KiB of shared memory a block, and the kernels need ", kLeastSharedBytes >> 10,
+               ": compute capability 8.0 or 9.0 is expected"));
   }
   const cudaError_t error = cudaSetDevice(index);  // makes the context: in another's exclusive use, no memory left
   if (error != cudaSuccess) refuse(cat(gpu_name(index, properties), ", cannot be used: ", cudaGetErrorString(error)));

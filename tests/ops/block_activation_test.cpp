@@ -127,8 +127,8 @@ TEST_CASE("a product of blocks with its activation has the bits of the product, 
   const DType dtype = GENERATE(DType::kF32, DType::kBF16, DType::kF64, DType::kC128);
   const Activation f = GENERATE(from_range(std::begin(kAll), std::end(kAll)));
   for (const bool gated : {false, true}) {
-    for (const auto& [G, D] :
-         all_or_few<std::pair<int64_t, int64_t>>({{1, 31}, {31, 33}, {33, 127}, {127, 1}}, {{31, 33}})) {
+    for (const auto& [G, D] : all_or_few<std::pair<int64_t, int64_t>>({{1, 31}, {1, 72}, {31, 33}, {33, 127}, {127, 1}},
+                                                                      {{1, 31}, {1, 72}, {31, 33}})) {
       check_bits({33, D, 4, G, 2, 20, Choice::kSomeDropped}, {dtype, f, !gated, gated});
     }
     for (const int64_t N : all_or_few<int64_t>({0, 1, 31, 127}, {31}))
@@ -156,8 +156,8 @@ TEST_CASE("a product of blocks with its activation is the reference within the b
   for (const Activation f : kAll) {
     for (int flags = 0; flags < 4; ++flags) {
       const Variant v{dtype, f, (flags & 1) != 0, (flags & 2) != 0};
-      for (const auto& [G, D] :
-           all_or_few<std::pair<int64_t, int64_t>>({{1, 33}, {31, 127}, {33, 1}, {127, 31}, {64, 128}}, {{33, 1}})) {
+      for (const auto& [G, D] : all_or_few<std::pair<int64_t, int64_t>>(
+               {{1, 33}, {1, 64}, {31, 127}, {33, 1}, {127, 31}, {64, 128}}, {{33, 1}})) {
         const BlockSizes s{31, D, 5, G, 2, 17, Choice::kSomeDropped};
         INFO(v.str(s));
         ActivationCase low(s, v);

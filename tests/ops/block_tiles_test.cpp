@@ -90,7 +90,7 @@ TEST_CASE("the gradient of a block that most tokens choose is exact on integers"
 // -2^24 is lost, and nothing else.
 TEST_CASE("the products of a token are added in the order of its choices", "[ops][blocks]") {
   const DType dtype = GENERATE(DType::kF32, DType::kBF16);
-  for (const int64_t G : {8, 16, 64}) {
+  for (const int64_t G : {1, 8, 16, 64}) {
     const BlockSizes s{3, 24, 11, G, 11, 3};
     BlockCase c(s, dtype, true);
     const auto filled = [](const HostTensor& like, auto&& value) {

@@ -33,6 +33,8 @@ Devices devices_named(const std::string& words) {
     d.count_error = static_cast<cudaError_t>(999);
   } else if (words == "busy") {
     d.set_error = static_cast<cudaError_t>(46);
+  } else if (words == "ampere") {
+    d.name = "NVIDIA A100-SXM4-40GB", d.major = 8, d.shared_bytes = 163 << 10;
   } else if (words == "ada") {
     d.name = "NVIDIA L40S", d.major = 8, d.minor = 9, d.shared_bytes = 99 << 10;
   } else if (words == "volta") {
@@ -113,6 +115,7 @@ cudaError_t cudaGetDeviceProperties(cudaDeviceProp* properties, int device) {
   properties->uuid.bytes[15] = static_cast<char>(0xa0 + device);
   properties->major = simt::devices().major, properties->minor = simt::devices().minor;
   properties->l2CacheSize = 1 << 20;
+  properties->sharedMemPerBlockOptin = simt::devices().shared_bytes;
   size_t free = 0;
   return cudaMemGetInfo(&free, &properties->totalGlobalMem);
 }

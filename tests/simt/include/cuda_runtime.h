@@ -199,6 +199,7 @@ struct cudaDeviceProp {
   size_t totalGlobalMem;
   int major, minor;
   int l2CacheSize;
+  size_t sharedMemPerBlockOptin;
 };
 struct cudaFuncAttributes {};
 
