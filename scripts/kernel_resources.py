@@ -4,7 +4,7 @@
     scripts/kernel_resources.py            compiles what changed and writes docs/kernel_resources.md
     scripts/kernel_resources.py --check    compiles what changed; fails where a kernel spills more than the table says
 
-Needs nvcc and no GPU. The table names what each file was compiled from by a hash, so that only files with other sources,
+Needs nvcc and no GPU. What the host runs of the backend is compiled too, against the headers of the toolkit. The table names what each file was compiled from by a hash, so that only files with other sources,
 or compiled by another release, are compiled again: all of them take about ten minutes on two cores."""
 import argparse
 import concurrent.futures
@@ -19,6 +19,7 @@ import tempfile
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 TABLE = os.path.join(ROOT, "docs", "kernel_resources.md")
 ARCHITECTURES = ("sm_80", "sm_90a")
+HOST_FLAGS = ["-std=c++20", "-O0", "-DSFFN_HAS_CUDA=1"]
 FLAGS = ["-std=c++20", "-O3", "--expt-relaxed-constexpr", "--extended-lambda", "-DSFFN_HAS_CUDA=1", "-Xptxas=-v"]
 FLAGS += [f"-gencode=arch={name.replace('sm', 'compute')},code={name}" for name in ARCHITECTURES]
 SCOPES = re.compile(r"sffn::|cuda::|\(anonymous namespace\)::|_INTERNAL_\w+::|_GLOBAL__N_\w*::")
@@ -53,11 +54,11 @@ def fingerprint(path, release):
     return digest.hexdigest()[:16]
 
 
-def compile_file(nvcc, path):
+def compile_file(nvcc, path, flags):
     """What ptxas says of the file; from ccache where it was compiled before."""
     launcher = [shutil.which("ccache")] if shutil.which("ccache") else []
     with tempfile.TemporaryDirectory() as folder:
-        result = subprocess.run([*launcher, nvcc, *FLAGS, "-I", ROOT, "-I", os.path.join(ROOT, "src"), "-c", path, "-o",
+        result = subprocess.run([*launcher, nvcc, *flags, "-I", ROOT, "-I", os.path.join(ROOT, "src"), "-c", path, "-o",
                                  os.path.join(folder, "kernel.o")], stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
                                 text=True, check=False)
     if result.returncode != 0:
@@ -171,8 +172,12 @@ def main():
     print(f"{len(files)} files, {len(files) - len(stale)} of them as in the table")
     lines = {name: table.get(name, []) for name in files if name not in stale}
     with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
-        logs = {pool.submit(compile_file, nvcc, os.path.join(folder, name)): name for name in stale}
+        hosts = [pool.submit(compile_file, nvcc, os.path.join(folder, name), HOST_FLAGS)
+                 for name in sorted(os.listdir(folder)) if name.endswith(".cpp")]
+        logs = {pool.submit(compile_file, nvcc, os.path.join(folder, name), FLAGS): name for name in stale}
         try:
+            for host in hosts:
+                host.result()
             for done, log in enumerate(concurrent.futures.as_completed(logs), 1):
                 lines[logs[log]] = table_rows(logs[log], parse(log.result()))
                 print(f"compiled {logs[log]}, {done} of {len(stale)}", flush=True)
