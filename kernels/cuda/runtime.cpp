@@ -79,14 +79,16 @@ class CudaRuntime final : public DeviceRuntime {
     if (bytes == 0) return nullptr;
     check(cudaSetDevice(index_), "cudaSetDevice");
     void* data = nullptr;
-    if (cudaMalloc(&data, bytes) != cudaSuccess) {
-      (void)cudaGetLastError();
+    const cudaError_t error = cudaMalloc(&data, bytes);
+    if (error == cudaErrorMemoryAllocation) {
+      (void)cudaGetLastError();  // or the next check reports it
       size_t free = 0, total = 0;
       (void)cudaMemGetInfo(&free, &total);
       throw UsageError("memory", cat(device().str(), " cannot give ", bytes, " bytes: ", free, " of ", total,
                                      " are free; `sffn plan` prints what a configuration needs, \"backend\": \"cpu\" ",
                                      "(--backend cpu) needs no GPU"));
     }
+    check(error, "cudaMalloc");
     check(cudaMemsetAsync(data, 0, bytes, nullptr), "cudaMemset");
     check(cudaStreamSynchronize(nullptr), "cudaMemset");
     return data;
