@@ -46,7 +46,9 @@ int main(int argc, char** argv) {
     return app.exit(e);
   } catch (const CLI::ParseError& e) {
     std::string command = "sffn";
-    for (const CLI::App* sub : app.get_subcommands()) command += " " + sub->get_name();
+    for (const CLI::App* at = &app; !at->get_subcommands().empty(); command += " " + at->get_name()) {
+      at = at->get_subcommands()[0];
+    }
     std::string wrong = e.what();
     const std::vector<std::string> unknown = app.remaining(true);
     if (wrong.starts_with("A subcommand is required") && !unknown.empty()) wrong = unknown[0] + " is not a command";

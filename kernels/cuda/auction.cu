@@ -7,7 +7,9 @@
 // the best other block, plus ε; who had the place bids next. B·c - n bidders to whom all blocks are alike fill up.
 //
 // A chain of bids has no parallelism but inside a bid: one warp has a group, its lanes share the blocks, then the
-// places of the block. What the lanes found goes through shared memory, and every lane joins it in the same order.
+// places of the block. How many bids there are depends on the logits, and the kernel alone counts them: the host waits
+// for nothing, and the work can be recorded. What the lanes found goes through shared memory, and every lane joins it
+// in the same order.
 #include "kernels/cuda/launch.cuh"
 #include "kernels/ops.h"
 

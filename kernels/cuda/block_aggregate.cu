@@ -1,5 +1,4 @@
-// out[i] = aggregate of the keys of block i, element by element                    out [B,D] f32  keys, values [B·G,D]
-// act
+// out[i] = aggregate of the keys of block i, element by element      out [B,D] f32  keys, values [B·G,D] f32 or bf16
 //   mean, min, max, mean of |·|; l2_mean: Σ keys/‖key‖ /G; value_weighted: Σ‖v_j‖k_j/Σ‖v_j‖; first_pc: first_pc.cuh
 // dkeys += gradient through mean: dy/G, or l2_mean: (dy - k̂⟨k̂, dy⟩)/(‖k‖G)                        dkeys [B·G,D] f32
 // Aggregates are sums over rows: a block of threads has 32 columns of one block of keys, each of its warps every 8th

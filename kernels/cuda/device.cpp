@@ -1,3 +1,4 @@
+// What the CUDA runtime says of driver, GPUs and kernels, put in words; nothing here computes.
 #include "kernels/cuda/device.h"
 
 #include "core/error.h"

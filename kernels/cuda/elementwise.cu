@@ -1,6 +1,6 @@
-// fill_zero:  x = 0
-// copy:       y = x, converting
-// add:        y += x, rounded to the type of y
+// fill_zero:  x = 0                                                                              any shape, any type
+// copy:       y = x, converting                                      as many elements; f32, bf16, f64, or i32 to i32
+// add:        y += x, rounded to the type of y                                               one shape; f32 or bf16
 #include "kernels/cuda/element.cuh"
 #include "kernels/cuda/launch.cuh"
 #include "kernels/ops.h"

@@ -1,7 +1,8 @@
 // weights[n,i] of blocks[n,i]: σ(l), exp(l)/Σ_{all B} exp, or exp(l)/Σ_{chosen} exp of l = logits[n, blocks[n,i]]; 0
-// for a block of -1.                        weights, dweights, blocks [N,b]  logits, dlogits [N,B]; dlogits is added
-// to:
+// for a block of -1. Backward adds to dlogits:
 //   σ: dl = dw·σ(l)·σ(-l);  softmax: dl_i = w_i dw_i, then dl_j -= p_j Σ dw w for every j;  chosen: w_i (dw_i - Σ dw w)
+//                                       weights, dweights [N,b] f32  blocks [N,b] i32  logits, dlogits [N,B] f32
+//
 // σ forward: a thread a choice. Otherwise a team of threads has a token (rows.cuh). A token may choose a block twice,
 // so its gradients are added by one warp, 32 choices at a time, in their order.
 #include "kernels/cuda/match.cuh"

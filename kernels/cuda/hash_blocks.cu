@@ -1,5 +1,6 @@
 // hash_blocks:    blocks[n] = the first b places of the permutation of B blocks that belongs to ids[n], ascending
 // lookup_blocks:  blocks[n] = table[ids[n]]
+//                                  blocks [N,b] i32, or [N] where they are looked up  ids [N] i32  table [V] i32
 // A warp hashes one token: its lanes draw the b blocks into a set of bits in shared memory, which is then read in
 // order. A set holds 65,536 blocks; where there are more, the draws are made again for each part of them.
 #include "core/random.h"

@@ -1,4 +1,5 @@
 // cells[n, h·k + i]: the k largest of the sums s1[h,n,i1] + s2[h,n,i2], ascending, of equal sums the lower cells.
+//                                              cells [N,H·k] i32  s1 [H,N,C1], s2 [H,N,C2] f32  nans [1] f64, or absent
 //
 // A block of threads takes a head of a token. Half 2 is sorted; rounding keeps the order of sums that share s1[i1], so
 // that a binary search counts those of i1 that reach a bound. The k-th largest sum is found bit by bit of its key, an

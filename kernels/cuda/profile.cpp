@@ -1,3 +1,4 @@
+// Times of the launches on a stream by CUDA events, added up by kernel, beside the bytes and FLOPs declared with them.
 #include "kernels/cuda/profile.h"
 
 #include "kernels/cuda/launch.cuh"

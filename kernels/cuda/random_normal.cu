@@ -1,5 +1,6 @@
 // x[i] = mean-0 normal of standard deviation `std`, element first + i of the stream, rounded to float; truncated: drawn
 // again beyond ±2 from the same element of further streams. A thread an element: runs once, when a model is made.
+//                                                                                                   x [n] f32 or bf16
 #include "kernels/cuda/element.cuh"
 #include "kernels/cuda/launch.cuh"
 #include "kernels/cuda/random.cuh"

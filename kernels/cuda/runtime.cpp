@@ -1,3 +1,4 @@
+// Memory, streams, events, graphs and profiles of one GPU, as core/runtime.h asks for them, through the CUDA runtime.
 #include "kernels/cuda/runtime.h"
 
 #include "core/error.h"
@@ -22,6 +23,26 @@
 namespace sffn {
 namespace cuda {
 
+namespace {
+
+// Of the current device. UsageError where it has not so much.
+void* allocate_on(int index, size_t bytes, const char* what) {
+  void* data = nullptr;
+  const cudaError_t error = cudaMalloc(&data, bytes);
+  if (error == cudaErrorMemoryAllocation) {
+    (void)cudaGetLastError();  // or the next check reports it
+    size_t free = 0, total = 0;
+    (void)cudaMemGetInfo(&free, &total);
+    throw UsageError("memory", cat(Device::cuda(index).str(), " cannot give ", bytes, " bytes of ", what, free, " of ",
+                                   total, " are free; a smaller train.micro_batch needs less, \"backend\": \"cpu\" ",
+                                   "(--backend cpu) needs no GPU"));
+  }
+  check(error, "cudaMalloc");
+  return data;
+}
+
+}  // namespace
+
 CudaStream::CudaStream(int index, Urgency urgency, bool on_warpgroups) : device(index), warpgroups(on_warpgroups) {
   check(cudaSetDevice(index), "cudaSetDevice");
   check(cudaDeviceGetAttribute(&shared_bytes, cudaDevAttrMaxSharedMemoryPerBlockOptin, index), "shared memory");
@@ -40,8 +61,7 @@ CudaStream::~CudaStream() {
 void* CudaStream::workspace(size_t bytes) {
   if (bytes > workspace_bytes_) {
     const size_t grown = std::max(bytes, 2 * workspace_bytes_);  // so that all together are at most twice the last
-    workspaces_.push_back(nullptr);
-    check(cudaMalloc(&workspaces_.back(), grown), "workspace");
+    workspaces_.push_back(allocate_on(device, grown, "work memory of kernels, which comes on top of `sffn plan`: "));
     workspace_bytes_ = grown;
   }
   return workspaces_.empty() ? nullptr : workspaces_.back();
@@ -78,17 +98,7 @@ class CudaRuntime final : public DeviceRuntime {
   void* allocate(size_t bytes) override {
     if (bytes == 0) return nullptr;
     check(cudaSetDevice(index_), "cudaSetDevice");
-    void* data = nullptr;
-    const cudaError_t error = cudaMalloc(&data, bytes);
-    if (error == cudaErrorMemoryAllocation) {
-      (void)cudaGetLastError();  // or the next check reports it
-      size_t free = 0, total = 0;
-      (void)cudaMemGetInfo(&free, &total);
-      throw UsageError("memory", cat(device().str(), " cannot give ", bytes, " bytes: ", free, " of ", total,
-                                     " are free; `sffn plan` prints what a configuration needs, \"backend\": \"cpu\" ",
-                                     "(--backend cpu) needs no GPU"));
-    }
-    check(error, "cudaMalloc");
+    void* data = allocate_on(index_, bytes, "what `sffn plan` lists: ");
     check(cudaMemsetAsync(data, 0, bytes, nullptr), "cudaMemset");
     check(cudaStreamSynchronize(nullptr), "cudaMemset");
     return data;

@@ -1,5 +1,7 @@
 // routing.order, routing.inverse from routing.offsets: stable counting sort of the choices blocks [N,b] by (chunk of
 // tokens, block). limit_capacity: of each group a block keeps its first `capacity` choices.
+// order, inverse [N·b]  offsets [C·B + 1]  blocks [N,b], all i32; C chunks of tokens, B blocks
+//
 // Both rank every choice among those of its block in its group (choice_tiles.cuh): the rank is a row, or too high.
 #include "kernels/cuda/choice_tiles.cuh"
 #include "kernels/ops.h"

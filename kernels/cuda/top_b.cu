@@ -1,6 +1,8 @@
 // blocks[n] = the b blocks of the largest scores[n,i] + bias[i], ascending, ties to the lower block; nans[0] += sums
-// that are NaN.                                                blocks [N,b] i32  scores [N,B] f32  bias [B] f32, or
-// absent Scores become integers in the same order (score_key). Up to 1024 blocks: a warp per token holds them in
+// that are NaN.
+//                                  blocks [N,b] i32  scores [N,B] f32  bias [B] f32, or absent  nans [1] f64, or absent
+//
+// Scores become integers in the same order (score_key). Up to 1024 blocks: a warp per token holds them in
 // registers and finds the b-th largest bit by bit, from the top, until exactly b are reached. More: a block per token
 // finds it in three digits by histograms in shared memory, where the keys stay if they fit. Then both write what lies
 // above the threshold, and of the keys equal to it the first, in order: by ballots, or by scans of tiles.

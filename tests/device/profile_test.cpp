@@ -60,6 +60,33 @@ Total work_of(Stream& stream, const std::function<void()>& run) {
   return total;
 }
 
+// A model in bf16 on the device, whose steps are one micro-batch.
+struct OneModel {
+  Config config;
+  std::unique_ptr<Communicator> alone = make_self_communicator();
+  Engine engine;
+
+  explicit OneModel(const std::string& method) : OneModel(config_of(method)) {}
+  double step(int64_t number) {
+    const auto batch_of = [&](int64_t first, int64_t count) { return random_batch(config, number, first, count); };
+    return engine.step(number, batch_of, 1e-3, [](std::string_view) {}).loss;
+  }
+
+ private:
+  explicit OneModel(const Config& of_method)
+      : config(of_method),
+        engine(config, {alone.get(), alone.get(), alone.get()}, cuda_runtime(),
+               measure_for(cuda_runtime(), config, 0, 1).arenas) {
+    engine.initialise([&] { return random_token_counts(config); });
+  }
+  static Config config_of(const std::string& method) {
+    Config config = model_of(*find_ffn_method(method), Precision::kBf16);
+    config.train.micro_batch = 2;
+    config.train.tokens_per_step = 2 * config.model.context;
+    return config;
+  }
+};
+
 // The profile of the second step of a model, and the products that such a step makes.
 struct ProfiledStep {
   std::vector<KernelTime> rows;
@@ -67,22 +94,13 @@ struct ProfiledStep {
 };
 
 ProfiledStep profile_step(const std::string& method, const std::function<void()>& before_step) {
-  Config config = model_of(*find_ffn_method(method), Precision::kBf16);
-  config.train.micro_batch = 2;
-  config.train.tokens_per_step = 2 * config.model.context;
-  const auto alone = make_self_communicator();
-  Engine engine(config, {alone.get(), alone.get(), alone.get()}, cuda_runtime(),
-                measure_for(cuda_runtime(), config, 0, 1).arenas);
-  engine.initialise([&] { return random_token_counts(config); });
-  const auto step = [&](int64_t number) {
-    const auto batch_of = [&](int64_t first, int64_t count) { return random_batch(config, number, first, count); };
-    engine.step(number, batch_of, 1e-3, [](std::string_view) {});
-  };
-  step(1);
+  OneModel model(method);
+  model.step(1);
   before_step();
-  engine.stream().start_profile();
-  step(2);
-  return {engine.stream().take_profile(), measure_memory(config, 2, config.model.context, cuda_runtime()).train.work};
+  model.engine.stream().start_profile();
+  model.step(2);
+  return {model.engine.stream().take_profile(),
+          measure_memory(model.config, 2, model.config.model.context, cuda_runtime()).train.work};
 }
 
 std::map<std::string, int64_t> launches_by_name(const std::vector<KernelTime>& rows) {
@@ -98,16 +116,9 @@ std::map<std::string, int64_t> launches_by_name(const std::vector<KernelTime>& r
 TEST_CASE("a step in bf16 has its products do what surrounds them, and the same loss where they cannot", "[device]") {
   const auto run = [](bool plain) {
     const ScopedProducts products(plain);
-    Config config = model_of(*find_ffn_method("dense"), Precision::kBf16);
-    config.train.micro_batch = 2;
-    config.train.tokens_per_step = 2 * config.model.context;
-    const auto alone = make_self_communicator();
-    Engine engine(config, {alone.get(), alone.get(), alone.get()}, cuda_runtime(),
-                  measure_for(cuda_runtime(), config, 0, 1).arenas);
-    engine.initialise([&] { return random_token_counts(config); });
-    const auto batch_of = [&](int64_t first, int64_t count) { return random_batch(config, 1, first, count); };
-    const double loss = engine.step(1, batch_of, 1e-3, [](std::string_view) {}).loss;
-    return std::pair(cuda::describe_products(engine.stream()), loss);
+    OneModel model("dense");
+    const double loss = model.step(1);
+    return std::pair(cuda::describe_products(model.engine.stream()), loss);
   };
   const auto count = [](const std::vector<std::string>& lines, const std::string& part) {
     return std::count_if(lines.begin(), lines.end(),
