@@ -190,12 +190,13 @@ void sinkhorn(Stream& stream, Tensor out, const Tensor& logits, int64_t groups, 
   call.require(iterations >= 1, "iterations are ", iterations, "; expected at least 1");
 }
 
-void auction(Stream& stream, Tensor blocks, const Tensor& logits, int64_t groups, double epsilon) {
+void auction(Stream& stream, Tensor blocks, const Tensor& logits, int64_t groups, double epsilon, int64_t rounds) {
   const Call call(stream, __func__);
   const int64_t rows = scores_matrix(call, "logits", logits).first;
   call.exact("blocks", blocks, DType::kI32, {rows, 1});
   check_groups(call, groups, rows);
   call.require(epsilon > 0 && std::isfinite(epsilon), "epsilon is ", epsilon, "; expected a positive number");
+  call.require(rounds >= 1, "rounds are ", rounds, "; expected at least 1");
 }
 
 }  // namespace sffn::contract

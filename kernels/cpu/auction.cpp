@@ -8,7 +8,7 @@
 
 namespace sffn::cpu {
 
-void auction(Stream&, Tensor blocks, const Tensor& logits, int64_t groups, double epsilon) {
+void auction(Stream&, Tensor blocks, const Tensor& logits, int64_t groups, double epsilon, int64_t rounds) {
   const int64_t tokens = logits.rows() / groups, block_count = logits.cols();
   if (tokens == 0) return;
   with_accumulate_type(logits.dtype(), [&]<class T>(T) {
@@ -16,7 +16,7 @@ void auction(Stream&, Tensor blocks, const Tensor& logits, int64_t groups, doubl
     const T* x = logits.data<T>();
     parallel_chunks(groups, 1, [&](int64_t first, int64_t last) {
       for (int64_t s = first; s < last; ++s) {
-        ref::Auction<T>(x + s * tokens * block_count, tokens, block_count, epsilon).run(chosen + s * tokens);
+        ref::Auction<T>(x + s * tokens * block_count, tokens, block_count, epsilon, rounds).run(chosen + s * tokens);
       }
     });
   });

@@ -7,8 +7,8 @@
 // the best other block, plus ε; who had the place bids next. B·c - n bidders to whom all blocks are alike fill up.
 //
 // A chain of bids has no parallelism but inside a bid: one warp has a group, its lanes share the blocks, then the
-// places of the block. How many bids there are depends on the logits, and the kernel alone counts them: the host waits
-// for nothing, and the work can be recorded. What the lanes found goes through shared memory, and every lane joins it
+// places of the block. A phase has at most `rounds` bids a place; who then has no place takes the first free one. What
+// the lanes found goes through shared memory, and every lane joins it
 // in the same order.
 #include "kernels/cuda/launch.cuh"
 #include "kernels/ops.h"
@@ -36,7 +36,7 @@ struct Auction {
   const float* logits;          // of the group, as what follows
   double *price, *place_price;  // [B], [B, c]
   int32_t* place_token;         // [B, c]
-  int64_t tokens, blocks, capacity;
+  int64_t tokens, blocks, capacity, rounds;
   double low, high;  // stand for -∞ (and NaN) and +∞: no sum of finite logits makes up for one of them
 
   __device__ static int lane() { return static_cast<int>(threadIdx.x); }
@@ -133,20 +133,35 @@ struct Auction {
     return cheapest.token;
   }
 
-  // All bidders bid in order until everybody has a place.
+  // The first free place from `from` on, which exists.
+  __device__ int64_t find_free(int64_t from) const {
+    for (int64_t first = from;; first += 32) {
+      const int64_t place = first + lane();
+      const bool is_free = place < blocks * capacity && place_token[place] == kNobody;
+      if (const unsigned found = __ballot_sync(0xffffffffu, is_free)) return first + __ffs(static_cast<int>(found)) - 1;
+    }
+  }
+
+  // All bidders bid in order until everybody has a place or the bids are used up.
   __device__ void assign(double epsilon) const {
     for (int64_t place = lane(); place < blocks * capacity; place += 32) {
       place_price[place] = price[place / capacity], place_token[place] = kNobody;
     }
     __syncwarp();
+    int64_t bids = rounds * blocks * capacity, taken = 0;  // all places before `taken` are, once bids are used up
     for (int64_t t = 0; t < blocks * capacity; ++t) {
-      for (auto bidder = static_cast<int32_t>(t); bidder != kNobody;) bidder = bid(bidder, epsilon);
+      auto bidder = static_cast<int32_t>(t);
+      while (bidder != kNobody && bids > 0) bidder = bid(bidder, epsilon), --bids;
+      if (bidder == kNobody) continue;
+      taken = find_free(taken);
+      if (lane() == 0) place_token[taken] = bidder;
+      __syncwarp();
     }
   }
 };
 
 __global__ void auction_kernel(int32_t* chosen, const float* logits, double* prices, int32_t* place_tokens,
-                               int64_t tokens, int64_t blocks, double epsilon) {
+                               int64_t tokens, int64_t blocks, double epsilon, int64_t rounds) {
   const int64_t capacity = (tokens + blocks - 1) / blocks, places = blocks * capacity;
   double* of_group = prices + blockIdx.x * (blocks + places);
   Auction a{logits + blockIdx.x * tokens * blocks,
@@ -156,6 +171,7 @@ __global__ void auction_kernel(int32_t* chosen, const float* logits, double* pri
             tokens,
             blocks,
             capacity,
+            rounds,
             0,
             0};
   for (int64_t i = threadIdx.x; i < blocks; i += 32) a.price[i] = 0;
@@ -176,14 +192,14 @@ __global__ void auction_kernel(int32_t* chosen, const float* logits, double* pri
 
 }  // namespace
 
-void auction(Stream& stream, Tensor blocks, const Tensor& logits, int64_t groups, double epsilon) {
+void auction(Stream& stream, Tensor blocks, const Tensor& logits, int64_t groups, double epsilon, int64_t rounds) {
   const int64_t tokens = logits.rows() / groups, block_count = logits.cols();
   if (tokens == 0) return;
   const int64_t places = (tokens + block_count - 1) / block_count * block_count;
   auto* prices = workspace<double>(stream, groups * (block_count + places) + (groups * places + 1) / 2);
   launch(stream, auction_kernel, {blocks_for(groups, 1), 32}, Work{bytes_of(blocks, logits)}, blocks.data<int32_t>(),
          logits.data<float>(), prices, reinterpret_cast<int32_t*>(prices + groups * (block_count + places)), tokens,
-         block_count, epsilon);
+         block_count, epsilon, rounds);
 }
 
 }  // namespace sffn::cuda

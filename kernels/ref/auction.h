@@ -5,7 +5,8 @@
 // the cheapest place of the block with the largest logit - price and raises its price by the margin over the best other
 // block, plus ε; who had the place bids next. At the end no token would gain more than ε elsewhere, so the sum of the
 // logits is within B·c·ε of the largest. That needs every place to be taken: B·c - n bidders to whom all blocks are
-// alike fill up. Prices of a coarser ε are a good start for a finer one.
+// alike fill up. Prices of a coarser ε are a good start for a finer one. A phase of one ε ends after `rounds` bids a
+// place: who has none then takes the first free one, so that the work is bounded whatever the logits.
 #pragma once
 #include "kernels/ref/scalar.h"
 
@@ -19,11 +20,12 @@ namespace sffn::ref {
 template <class T>
 class Auction {
  public:
-  Auction(const T* logits, int64_t tokens, int64_t blocks, double epsilon)
+  Auction(const T* logits, int64_t tokens, int64_t blocks, double epsilon, int64_t rounds)
       : logits_(logits),
         tokens_(tokens),
         blocks_(blocks),
         capacity_((tokens + blocks - 1) / blocks),
+        rounds_(rounds),
         price_(static_cast<size_t>(blocks), 0.0),
         places_(static_cast<size_t>(blocks * capacity_)) {
     find_range();
@@ -83,14 +85,22 @@ class Auction {
     return x > 0 ? high_ : low_;
   }
 
-  // All bidders bid in order until everybody has a place.
+  // All bidders bid in order until everybody has a place or the bids are used up.
   void assign(double epsilon) {
+    int64_t bids = rounds_ * blocks_ * capacity_;
     for (int64_t i = 0; i < blocks_; ++i) {
       std::fill_n(places_.begin() + i * capacity_, capacity_, Place{price_[i], kNobody});
     }
     for (int64_t t = 0; t < blocks_ * capacity_; ++t) {
-      for (int64_t bidder = t; bidder != kNobody;) bidder = bid(bidder, epsilon);
+      for (int64_t bidder = t; bidder != kNobody;) bidder = bids-- > 0 ? bid(bidder, epsilon) : take_free(bidder);
     }
+  }
+
+  // There is one: not all bidders had their turn.
+  int64_t take_free(int64_t token) {
+    std::find_if(places_.begin(), places_.end(), [](const Place& place) { return place.token == kNobody; })->token =
+        token;
+    return kNobody;
   }
 
   // Returns who loses the place, or kNobody.
@@ -118,7 +128,7 @@ class Auction {
   }
 
   const T* logits_;
-  int64_t tokens_, blocks_, capacity_;
+  int64_t tokens_, blocks_, capacity_, rounds_;
   double low_ = 0, high_ = 0, target_ = 0;
   std::vector<double> price_;  // of each block
   std::vector<Place> places_;  // [B, c], each block a heap

@@ -14,6 +14,7 @@ namespace sffn {
 namespace {
 
 constexpr double kAuctionEpsilon = 1e-4;
+constexpr int64_t kAuctionRounds = 256;  // normal logits take 3, those of one order of blocks for all tokens 20
 
 Param* add_router(const FfnBuild& build, const char* name, int64_t blocks, Init init) {
   return &build.params.add({.name = cat("layers.", build.layer, ".ffn.", name, ".weight"),
@@ -157,11 +158,11 @@ Tensor RouterSelector::balanced_scores(Context& ctx, const Tensor& logits, int64
 
 void RouterSelector::assign(Context& ctx, Tensor blocks, const Tensor& logits, int64_t time) const {
   const int64_t N = logits.rows(), groups = balance_groups(options_.balance.group, N, time);
-  if (!over_ranks(ctx)) return ops::auction(ctx.stream, blocks, logits, groups, kAuctionEpsilon);
+  if (!over_ranks(ctx)) return ops::auction(ctx.stream, blocks, logits, groups, kAuctionEpsilon, kAuctionRounds);
   const ArenaScope scope(ctx.scratch);
   const Tensor all = gather_ranks(ctx, logits);
   const Tensor assigned = ctx.scratch.allocate({all.rows(), 1}, DType::kI32, "blocks of all ranks");
-  ops::auction(ctx.stream, assigned, all, groups, kAuctionEpsilon);
+  ops::auction(ctx.stream, assigned, all, groups, kAuctionEpsilon, kAuctionRounds);
   ops::copy(ctx.stream, blocks, assigned.slice(ctx.parallel.data->rank() * N, N));
 }
 

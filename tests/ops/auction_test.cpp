@@ -23,10 +23,10 @@ constexpr double kEpsilon = 1e-4, kInfinity = std::numeric_limits<double>::infin
 int64_t capacity(int64_t tokens, int64_t blocks) { return (tokens + blocks - 1) / blocks; }
 
 std::vector<int64_t> assigned(DType dtype, int64_t tokens, int64_t blocks, const std::vector<double>& logits,
-                              int64_t groups = 1, double epsilon = kEpsilon) {
+                              int64_t groups = 1, double epsilon = kEpsilon, int64_t rounds = 256) {
   HostTensor out(DType::kI32, {tokens, 1}, std::vector<double>(static_cast<size_t>(tokens), -7));
   Stream stream(cpu_runtime());
-  ops::auction(stream, out, HostTensor(dtype, {tokens, blocks}, logits), groups, epsilon);
+  ops::auction(stream, out, HostTensor(dtype, {tokens, blocks}, logits), groups, epsilon, rounds);
   std::vector<int64_t> chosen;
   for (double block : out.values()) chosen.push_back(static_cast<int64_t>(block));
   chosen.resize(static_cast<size_t>(tokens));
@@ -144,6 +144,29 @@ TEST_CASE("an auction ends on logits of any size, on equal tokens and on crowded
   check_balanced(assigned(kF32, 1000, 3, random_values(3000, 2), 1, 1e-300), 3);
 }
 
+// Kills: bids without end; a token without a place, or two in one, where bids are used up; another place than the first
+// free one.
+TEST_CASE("an auction that is out of rounds gives the first free places, and more rounds give a better sum",
+          "[ops][auction]") {
+  for (const auto& [tokens, blocks] : {std::array<int64_t, 2>{200, 70}, {150, 4}, {33, 1}}) {
+    const std::vector<double> strength = random_values(static_cast<size_t>(tokens), 5);
+    std::vector<double> logits;  // all tokens like the last blocks, some more than others
+    for (int64_t c = 0; c < tokens * blocks; ++c) {
+      logits.push_back(
+          static_cast<float>(std::abs(strength[static_cast<size_t>(c / blocks)]) * static_cast<double>(c % blocks)));
+    }
+    std::vector<double> sums;
+    for (const int64_t rounds : {1, 2, 256}) {
+      const auto chosen = assigned(kF32, tokens, blocks, logits, 1, kEpsilon, rounds);
+      check_balanced(chosen, blocks);
+      CHECK(chosen == assigned(kF64, tokens, blocks, logits, 1, kEpsilon, rounds));
+      sums.push_back(taken(chosen, blocks, logits));
+    }
+    CHECK(std::max(sums[0], sums[1]) <= sums[2]);
+    if (blocks == 70) CHECK(sums[0] < sums[2]);
+  }
+}
+
 // Kills: NaN or infinity in a price; NaN taken where a number was to be had.
 TEST_CASE("NaN and minus infinity are avoided where they can be, plus infinity is sought", "[ops][auction]") {
   const double nan = std::nan("");
@@ -163,11 +186,13 @@ TEST_CASE("an auction refuses what does not fit", "[ops][auction][contract]") {
   Stream s(cpu_runtime());
   const HostTensor logits(kF32, {4, 3}), blocks(DType::kI32, {4, 1}), wide(DType::kI32, {4, 2});
   const auto message = [&](auto&& run) { return error_of(run).what; };
-  CHECK(message([&] { ops::auction(s, wide, logits, 1, kEpsilon); }) ==
+  CHECK(message([&] { ops::auction(s, wide, logits, 1, kEpsilon, 1); }) ==
         "auction: blocks is i32 [4, 2] on cpu; expected i32 [4, 1] on cpu");
-  CHECK(message([&] { ops::auction(s, blocks, logits, 3, kEpsilon); }) ==
+  CHECK(message([&] { ops::auction(s, blocks, logits, 3, kEpsilon, 1); }) ==
         "auction: 4 tokens cannot be cut into 3 equal groups; expected a divisor");
-  CHECK(message([&] { ops::auction(s, blocks, logits, 1, 0); }) == "auction: epsilon is 0; expected a positive number");
+  CHECK(message([&] { ops::auction(s, blocks, logits, 1, 0, 1); }) ==
+        "auction: epsilon is 0; expected a positive number");
+  CHECK(message([&] { ops::auction(s, blocks, logits, 1, 1, 0); }) == "auction: rounds are 0; expected at least 1");
 }
 
 // Kills: state that threads share.
