@@ -154,6 +154,7 @@ struct Auction {
       while (bidder != kNobody && bids > 0) bidder = bid(bidder, epsilon), --bids;
       if (bidder == kNobody) continue;
       taken = find_free(taken);
+      __syncwarp();  // all lanes have read
       if (lane() == 0) place_token[taken] = bidder;
       __syncwarp();
     }
