@@ -8,9 +8,10 @@ source "$(dirname "$0")/common.sh"
 
 steps=() run=runs/quickstart
 while [ $# -gt 0 ]; do
+  case $1 in --steps | --run) [ -n "${2:-}" ] || { code=2; die "scripts/quickstart.sh: $1 needs a value"; } ;; esac
   case $1 in
-    --steps) steps=(--steps "${2:?}"); shift 2 ;;
-    --run) run=${2:?}; shift 2 ;;
+    --steps) steps=(--steps "$2"); shift 2 ;;
+    --run) run=$2; shift 2 ;;
     *) code=2; die "scripts/quickstart.sh: unknown argument $1; known: --steps N, --run DIR" ;;
   esac
 done
@@ -42,7 +43,7 @@ fi
 "$sffn" prepare --input "$data/text/prose" --out "$data/prose" --tokenizer bytes --val-fraction 0.05
 "$sffn" prepare --input "$data/text/code" --out "$data/code" --tokenizer bytes --val-fraction 0.2
 
-say "3/6 training on $ranks ranks: Avg-K, 8 times the memory in every second layer"
+say "3/6 training, ranks: $ranks; Avg-K, 8 times the memory in every second layer"
 launch "$ranks" "$sffn" train configs/quickstart.json --run "$run" ${steps[@]+"${steps[@]}"}
 
 say "4/6 the dense baseline of equal FLOPs"

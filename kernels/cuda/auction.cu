@@ -8,8 +8,7 @@
 //
 // A chain of bids has no parallelism but inside a bid: one warp has a group, its lanes share the blocks, then the
 // places of the block. A phase has at most `rounds` bids a place; who then has no place takes the first free one. What
-// the lanes found goes through shared memory, and every lane joins it
-// in the same order.
+// the lanes found goes through shared memory, and every lane joins it in the same order.
 #include "kernels/cuda/launch.cuh"
 #include "kernels/ops.h"
 

@@ -73,6 +73,14 @@ class Quickstart(unittest.TestCase):
         os.remove(os.path.join(self.folder, "calls"))
         self.check(self.run_with(0, without=("nvidia-smi",))[0], "cpu", 2)
 
+    # Kills: words of the shell where an option lacks its value.
+    def test_an_option_without_a_value_is_one_line(self):
+        for arguments in (["--steps"], ["--run", ""]):
+            done = subprocess.run([os.path.join(self.folder, "scripts/quickstart.sh"), *arguments], text=True, timeout=60,
+                                  stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+            self.assertEqual((done.returncode, done.stdout), (2, ""))
+            self.assertEqual(done.stderr, f"error: scripts/quickstart.sh: {arguments[0]} needs a value\n")
+
     # Kills: the CPU taken without a word.
     @unittest.skipIf(shutil.which("nvcc", path="/usr/bin:/bin"), "the distribution's toolkit is on this machine")
     def test_a_gpu_without_a_toolkit_is_said(self):
